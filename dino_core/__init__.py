@@ -1,0 +1,15 @@
+"""Train DINO on your own images, and see what it learned.
+
+The rooms, ground floor first (imports only run downwards):
+
+1. `errors`, `rng`, `files`, `distributed`, `runs`: sentences for users, keyed random numbers,
+   whole-or-nothing writes, rank and world size, the run folder.
+2. `data`, `augment`, `models`, `measures`: images in, crops, backbones and weights, numbers out.
+3. `lenses`: what a model sees in one image.
+4. `training`, `gallery`: learning from a collection; what a model sees in a collection.
+5. `evaluation`, `views`, `catalog`: the published protocols; a view replayed; what there is to open.
+
+Importing `dino_core` imports none of them, so that a program answers before torch is loaded.
+"""
+
+__version__ = "0.1.0"

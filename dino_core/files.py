@@ -1,0 +1,98 @@
+"""Whole-or-nothing writes: a reader sees the old file or the new one, never half of one.
+
+A file or folder is written aside, flushed to the disk (fsync) and renamed into place; rename is
+atomic on one file system.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dino_core.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is gone.
+
+    Raises `UserError` when the disk is full or the folder cannot be written.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
+        aside = Path(name)
+        try:
+            yield aside
+            flush_to_disk(aside)
+            aside.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; these are to be shared
+            os.replace(aside, path)
+            flush_to_disk(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; on success it becomes `path`, else it is gone.
+
+    `path` must not exist. Raises `UserError` when the disk is full or cannot be written.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        try:
+            yield aside
+            for file in aside.rglob("*"):
+                flush_to_disk(file)
+            flush_to_disk(aside)
+            aside.chmod(0o777 & ~_umask())
+            os.replace(aside, path)
+            flush_to_disk(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, whole or not at all."""
+    with whole_file(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is a `UserError` that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or folder, so that a power cut after this call cannot lose it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk says into a sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
