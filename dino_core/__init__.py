@@ -7,7 +7,7 @@ The rooms, ground floor first (imports only run downwards):
 2. `data`, `augment`, `models`, `measures`: images in, crops, backbones and weights, numbers out.
 3. `lenses`: what a model sees in one image.
 4. `training`, `gallery`: learning from a collection; what a model sees in a collection.
-5. `evaluation`, `views`, `catalog`: the published protocols; a view replayed; what there is to open.
+5. `evaluation`, `views`, `catalog`: the published protocols; a view replayed; what is there.
 
 Importing `dino_core` imports none of them, so that a program answers before torch is loaded.
 """
