@@ -1,0 +1,500 @@
+// The attention overlay: draws a lens payload over its photo, entirely in the browser.
+//
+//   const lens = mountLens(element, {payload: Uint8Array, image: url, title: "china.jpg"});
+//   lens.update({payload, image, title});      // another picture; layer, head, sliders stay
+//   lens.destroy();
+//   element.addEventListener("lens", e => e.detail)      // {layer, head, keep, ...} on each change
+//
+// Plain JavaScript without a build: put it before your own code in Gradio's `js_on_load` or in a
+// Streamlit v2 component. It wants theme.css and overlay.css, and makes no request of its own.
+//
+// Payload (docs/formats.md): uint32 n, n bytes of JSON header, uint8 codes [L, heads, h, w] of
+// 255 * sqrt(attention / max of the head).
+
+const LENS_COLORS = {
+  inferno: "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
+  magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
+  viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
+  turbo: "30123b 4145ab 4675ed 39a2fc 1bcfd4 24eca6 61fc6c a4fc3b d1e834 f3c63a fe9b2d f36315 " +
+    "d93806 b11901 7a0403",
+  gray: "000000 ffffff",
+};
+const LENS_MODES = [["heat", "Heat map"], ["masked", "Masked"], ["spotlight", "Spotlight"]];
+const LENS_FIELD = 640; // pixels on the long side of a smoothly upsampled map
+const LENS_LONG_SIDE = 1200; // pixels of the drawing, at least
+const LENS_MEAN = -1; // the "head" that is the mean of a layer's heads
+
+// ---- the payload -------------------------------------------------------------------------------
+
+/** Decode base64 to bytes. */
+function bytesFromBase64(text) {
+  const raw = atob(text);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  return bytes;
+}
+
+/** Parse a payload; `map(layer, head)` gives one head's decoded map, head -1 the layer's mean. */
+function readLens(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const start = 4 + view.getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, start)));
+  const [h, w] = header.grid;
+  const codes = bytes.subarray(start);
+  if (codes.length !== header.layers * header.heads * h * w) {
+    throw new Error("lens payload: the maps are cut off");
+  }
+  const cache = new Map();
+  const map = (layer, head) => {
+    const key = `${layer}/${head}`;
+    if (!cache.has(key)) {
+      cache.set(key, head === LENS_MEAN ? meanMap(header, codes, layer) : headMap(header, codes, layer, head));
+    }
+    return cache.get(key);
+  };
+  return {...header, h, w, map};
+}
+
+function headMap(header, codes, layer, head) {
+  const size = header.grid[0] * header.grid[1];
+  const own = codes.subarray((layer * header.heads + head) * size, (layer * header.heads + head + 1) * size);
+  const values = Float32Array.from(own, (code) => (code / 255) ** 2);
+  const kept = header.kept[layer][head];
+  const count = (keep) => {
+    const at = Math.min(Math.max(keep, 0), 1) * (kept.length - 1);
+    const below = Math.floor(at + 1e-9);
+    const above = Math.min(below + 1, kept.length - 1);
+    const share = Math.max(at - below, 0);
+    return Math.round(kept[below] * (1 - share) + kept[above] * share);
+  };
+  return {values, peak: header.max[layer][head], count, order: descending(values)};
+}
+
+/** The mean over a layer's heads; its mask counts come from the decoded values. */
+function meanMap(header, codes, layer) {
+  const size = header.grid[0] * header.grid[1];
+  const values = new Float32Array(size);
+  for (let head = 0; head < header.heads; head++) {
+    const offset = (layer * header.heads + head) * size;
+    const scale = header.max[layer][head] / header.heads;
+    for (let i = 0; i < size; i++) values[i] += scale * (codes[offset + i] / 255) ** 2;
+  }
+  const peak = values.reduce((a, b) => Math.max(a, b), 0);
+  const mass = values.reduce((a, b) => a + b, 0);
+  for (let i = 0; i < size; i++) values[i] /= peak || 1;
+  const order = descending(values);
+  const count = (keep) => {
+    if (!mass || keep <= 0) return mass ? 1 : 0;
+    let running = 0;
+    for (let i = 0; i < size; i++) {
+      running += values[order[i]] * peak;
+      if (running >= keep * mass * (1 - 1e-6)) return i + 1;
+    }
+    return size;
+  };
+  return {values, peak, count, order};
+}
+
+/** Indices by falling value, ties in reading order. */
+function descending(values) {
+  return Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
+}
+
+/** The value that separates the `count` kept patches from the rest. */
+function levelOf(map, count) {
+  if (count <= 0) return Infinity;
+  if (count >= map.values.length) return -Infinity;
+  return (map.values[map.order[count - 1]] + map.values[map.order[count]]) / 2;
+}
+
+// ---- drawing -----------------------------------------------------------------------------------
+
+/** 256 RGB triples between the anchors of a color map. */
+function colorTable(name) {
+  const anchors = LENS_COLORS[name].split(" ").map((hex) => parseInt(hex, 16));
+  const table = new Uint8Array(768);
+  for (let i = 0; i < 256; i++) {
+    const at = (i / 255) * (anchors.length - 1);
+    const left = Math.min(Math.floor(at), anchors.length - 2);
+    for (let c = 0; c < 3; c++) {
+      const shift = 16 - 8 * c;
+      const a = (anchors[left] >> shift) & 255;
+      const b = (anchors[left + 1] >> shift) & 255;
+      table[3 * i + c] = Math.round(a + (b - a) * (at - left));
+    }
+  }
+  return table;
+}
+
+/** Alpha by value: the photo shows through where little attention lies, unless opacity is full. */
+function alphaTable(opacity) {
+  const [low, high] = [opacity ** 2.4, opacity ** 0.5];
+  return Uint8ClampedArray.from({length: 256}, (_, i) => 255 * (low + (high - low) * (i / 255)));
+}
+
+/** Bilinear upsampling by an integer factor, patch centers at pixel centers, edges held. */
+function upsample(values, h, w, factor) {
+  const H = h * factor, W = w * factor;
+  const out = new Float32Array(H * W);
+  const steps = (length, n) => Array.from({length}, (_, i) => {
+    const at = Math.min(Math.max((i + 0.5) / factor - 0.5, 0), n - 1);
+    const low = Math.min(Math.floor(at), Math.max(n - 2, 0));
+    return [low, Math.min(low + 1, n - 1), at - low];
+  });
+  const columns = steps(W, w);
+  steps(H, h).forEach(([top, bottom, fy], y) => {
+    for (let x = 0; x < W; x++) {
+      const [left, right, fx] = columns[x];
+      const a = values[top * w + left] * (1 - fx) + values[top * w + right] * fx;
+      const b = values[bottom * w + left] * (1 - fx) + values[bottom * w + right] * fx;
+      out[y * W + x] = a * (1 - fy) + b * fy;
+    }
+  });
+  return {values: out, H, W};
+}
+
+/** Paint values in 0..1 into `canvas`, as opaque as `alpha` (256 numbers, 0..255) says of a value.
+    Where `keep(i)` is false a pixel is clear. */
+function paintField(canvas, values, W, H, table, {alpha = null, keep = null} = {}) {
+  canvas.width = W;
+  canvas.height = H;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(W, H);
+  const data = picture.data;
+  for (let i = 0; i < values.length; i++) {
+    if (keep && !keep(i)) continue;
+    const code = Math.round(255 * values[i]);
+    data[4 * i] = table[3 * code];
+    data[4 * i + 1] = table[3 * code + 1];
+    data[4 * i + 2] = table[3 * code + 2];
+    data[4 * i + 3] = alpha ? alpha[code] : 255;
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+/** Line segments in patch units around the kept patches, along their edges. */
+function blockOutline(inside, h, w) {
+  const at = (y, x) => y >= 0 && x >= 0 && y < h && x < w && inside[y * w + x] === 1;
+  const lines = [];
+  for (let y = 0; y <= h; y++) {
+    for (let x = 0; x <= w; x++) {
+      if (at(y, x) !== at(y - 1, x)) lines.push([x, y, x + 1, y]);
+      if (at(y, x) !== at(y, x - 1)) lines.push([x, y, x, y + 1]);
+    }
+  }
+  return lines;
+}
+
+/** Marching squares over patch centers: the level line of the smooth field, in patch units. */
+function levelOutline(values, h, w, level) {
+  const lines = [];
+  const value = (y, x) => values[Math.min(Math.max(y, 0), h - 1) * w + Math.min(Math.max(x, 0), w - 1)];
+  for (let y = -1; y < h; y++) {
+    for (let x = -1; x < w; x++) {
+      const corner = [value(y, x), value(y, x + 1), value(y + 1, x + 1), value(y + 1, x)];
+      const place = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]];
+      const cuts = [];
+      for (let i = 0; i < 4; i++) {
+        const j = (i + 1) % 4;
+        if (corner[i] >= level === corner[j] >= level) continue;
+        const f = (level - corner[i]) / (corner[j] - corner[i]);
+        cuts.push([0, 1].map((k) => place[i][k] + f * (place[j][k] - place[i][k]) + 0.5));
+      }
+      for (let i = 0; i + 1 < cuts.length; i += 2) lines.push([...cuts[i], ...cuts[i + 1]]);
+    }
+  }
+  return lines;
+}
+
+/** Draw photo, heat and outline of one head. `state` as in `mountLens`. */
+function paintStage(canvas, photo, lens, state, scratch) {
+  const context = canvas.getContext("2d");
+  const {width, height} = canvas;
+  const map = lens.map(state.layer, state.head);
+  const count = map.count(state.keep);
+  const level = levelOf(map, count);
+  context.globalAlpha = 1;
+  context.globalCompositeOperation = "source-over";
+  context.drawImage(photo, 0, 0, width, height);
+  if (state.peek) return;
+
+  const inside = new Uint8Array(map.values.length);
+  for (let i = 0; i < count; i++) inside[map.order[i]] = 1;
+  const factor = state.smooth ? Math.max(1, Math.ceil(LENS_FIELD / Math.max(lens.h, lens.w))) : 1;
+  if (factor > 1 && map.factor !== factor) {
+    map.field = upsample(map.values, lens.h, lens.w, factor);
+    map.factor = factor;
+  }
+  const field = factor > 1 ? map.field : {values: map.values, H: lens.h, W: lens.w};
+  const isKept = factor > 1 ? (i) => field.values[i] >= level : (i) => inside[i] === 1;
+  context.imageSmoothingEnabled = state.smooth;
+  if (state.mode === "spotlight") {
+    const shade = new Uint8Array(256).fill(255 * state.opacity);
+    paintField(scratch, field.values, field.W, field.H, new Uint8Array(768),
+      {alpha: shade, keep: (i) => !isKept(i)});
+  } else {
+    desaturate(context, width, height, state.opacity);
+    paintField(scratch, field.values, field.W, field.H, colorTable(state.colors),
+      {alpha: alphaTable(state.opacity), keep: state.mode === "masked" ? isKept : null});
+  }
+  context.drawImage(scratch, 0, 0, width, height);
+  if (state.outline && count > 0) {
+    const lines = state.smooth
+      ? levelOutline(map.values, lens.h, lens.w, level) : blockOutline(inside, lens.h, lens.w);
+    strokeLines(context, lines, width / lens.w, height / lens.h, Math.max(width, height) / 600);
+  }
+}
+
+/** Take the photo's own colors back as the heat map comes forward, so that color means attention. */
+function desaturate(context, width, height, amount) {
+  context.globalCompositeOperation = "saturation";
+  context.globalAlpha = amount;
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, width, height);
+  context.globalCompositeOperation = "source-over";
+  context.globalAlpha = 1;
+}
+
+function strokeLines(context, lines, sx, sy, unit) {
+  context.beginPath();
+  for (const [x0, y0, x1, y1] of lines) {
+    context.moveTo(x0 * sx, y0 * sy);
+    context.lineTo(x1 * sx, y1 * sy);
+  }
+  context.lineCap = "round";
+  context.strokeStyle = "rgb(6 9 20 / 70%)";
+  context.lineWidth = 4 * unit;
+  context.stroke();
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = 1.7 * unit;
+  context.stroke();
+}
+
+// ---- the page element --------------------------------------------------------------------------
+
+/** Make an element: attributes, `on*` listeners, children (strings become text, never markup). */
+function lensNode(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** A labeled range input with its reading; `text` turns the value to words. */
+function lensSlider(name, {min, max, step, value, text, change}) {
+  const id = `lens-${Math.random().toString(36).slice(2)}`;
+  const output = lensNode("output", {for: id});
+  const input = lensNode("input", {type: "range", id, min, max, step, value, "data-lens": name});
+  const show = () => {
+    output.textContent = text(Number(input.value));
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  input.addEventListener("input", () => { show(); change(Number(input.value)); });
+  show();
+  const label = name[0].toUpperCase() + name.slice(1);
+  const row = lensNode("div", {class: "lens-row"}, lensNode("label", {for: id}, label, output), input);
+  return {row, input, set(v) { input.value = v; show(); }};
+}
+
+function lensSegments(legend, options, value, change) {
+  const group = `lens-${Math.random().toString(36).slice(2)}`;
+  const row = lensNode("div", {class: "lens-segments", role: "radiogroup", "aria-label": legend});
+  for (const [key, text] of options) {
+    row.append(lensNode("label", {}, lensNode("input", {
+      type: "radio", name: group, value: key, checked: key === value, onchange: () => change(key),
+    }), lensNode("span", {}, text)));
+  }
+  return row;
+}
+
+function lensCheck(text, checked, change) {
+  const input = lensNode("input", {type: "checkbox", checked, onchange: (e) => change(e.target.checked)});
+  return lensNode("label", {class: "lens-check"}, input, text);
+}
+
+/** Mount the overlay into `element`; see the top of this file. */
+function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
+  const state = {
+    layer: -1, head: LENS_MEAN, opacity: 0.65, keep: 0.6, mode: "heat", outline: true,
+    colors: "inferno", smooth: true, peek: false, ...wanted,
+  };
+  let lens = null, photo = null, name = title, frame = 0, latest = 0, tiles = [];
+  const scratch = document.createElement("canvas");
+  const change = (part) => { Object.assign(state, part); refresh(); };
+
+  // the picture
+  const canvas = lensNode("canvas", {role: "img"});
+  const reading = lensNode("div", {class: "lens-reading", "aria-hidden": "true"});
+  const stage = lensNode("div", {
+    class: "lens-stage", tabindex: "0", role: "group",
+    "aria-label": "Picture with attention. Left and right arrow change the head, up and down the layer.",
+    onpointermove: (event) => readPatch(event), onpointerleave: () => { reading.textContent = ""; },
+    onpointerdown: () => change({peek: true}),
+  }, canvas, reading);
+  const release = () => { if (state.peek) change({peek: false}); };
+  window.addEventListener("pointerup", release);
+  window.addEventListener("pointercancel", release);
+  const what = lensNode("strong");
+  const share = lensNode("span");
+  const scale = lensNode("canvas", {width: 256, height: 1, "aria-hidden": "true"});
+  const peak = lensNode("span");
+  const caption = lensNode("figcaption", {class: "lens-caption"}, what, share,
+    lensNode("div", {class: "lens-scale"}, lensNode("span", {}, "0"), scale, peak));
+  const figure = lensNode("figure", {class: "lens-figure"}, stage, caption);
+  const spoken = lensNode("div", {class: "lens-quiet", role: "status", "aria-live": "polite"});
+
+  // the panel
+  const grid = lensNode("div", {class: "lens-tiles", role: "radiogroup", "aria-label": "Attention heads"});
+  const percent = (v) => `${Math.round(v)} %`;
+  const layer = lensSlider("layer", {min: 1, max: 1, step: 1, value: 1,
+    text: (v) => `${v} of ${lens ? lens.layers : 1}`, change: (v) => change({layer: v - 1})});
+  const opacity = lensSlider("opacity", {min: 0, max: 100, step: 1, value: 100 * state.opacity,
+    text: percent, change: (v) => change({opacity: v / 100})});
+  const keep = lensSlider("attention kept", {min: 0, max: 100, step: 1, value: 100 * state.keep,
+    text: percent, change: (v) => change({keep: v / 100})});
+  const colorsId = `lens-${Math.random().toString(36).slice(2)}`;
+  const colors = lensNode("select", {id: colorsId, onchange: (e) => change({colors: e.target.value})},
+    ...Object.keys(LENS_COLORS).map((key) => lensNode("option", {value: key, selected: key === state.colors},
+      key[0].toUpperCase() + key.slice(1))));
+  const panel = lensNode("div", {class: "lens-panel"}, layer.row, grid,
+    lensNode("div", {class: "lens-controls"},
+      lensSegments("Show attention as", LENS_MODES, state.mode, (mode) => change({mode})),
+      opacity.row, keep.row,
+      lensNode("div", {class: "lens-pair"},
+        lensNode("div", {class: "lens-row"}, lensNode("label", {for: colorsId}, "Color map"), colors),
+        lensNode("button", {type: "button", class: "lens-button", onclick: () => save()}, "Save picture")),
+      lensNode("div", {class: "lens-checks"},
+        lensCheck("Outline", state.outline, (outline) => change({outline})),
+        lensCheck("Smooth", state.smooth, (smooth) => change({smooth})))));
+
+  const root = lensNode("div", {class: "lens", onkeydown: (event) => walk(event)},
+    lensNode("div", {class: "lens-layout"}, figure, panel), spoken);
+  element.replaceChildren(root);
+
+  const headName = (head) => (head === LENS_MEAN ? "Mean" : `Head ${head + 1}`);
+  const label = () => `Layer ${state.layer + 1} · ${headName(state.head)}`;
+
+  function walk(event) {
+    const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
+    if (!step || !lens || event.target.matches("input, select") || event.altKey || event.ctrlKey) return;
+    event.preventDefault();
+    const heads = lens.heads + 1; // the mean stands before head 1
+    const head = ((state.head + 1 + step[0] + heads) % heads) - 1;
+    change({head, layer: Math.min(Math.max(state.layer + step[1], 0), lens.layers - 1)});
+    if (grid.contains(document.activeElement) || grid.contains(event.target)) tiles[head + 1].focus();
+  }
+
+  function readPatch(event) {
+    if (!lens) return;
+    const box = canvas.getBoundingClientRect();
+    const x = Math.floor(((event.clientX - box.left) / box.width) * lens.w);
+    const y = Math.floor(((event.clientY - box.top) / box.height) * lens.h);
+    const outside = x < 0 || y < 0 || x >= lens.w || y >= lens.h;
+    const map = lens.map(state.layer, state.head);
+    reading.textContent = outside ? "" :
+      `patch ${x + 1}, ${y + 1} · ${(100 * map.peak * map.values[y * lens.w + x]).toPrecision(2)} % of attention`;
+  }
+
+  function save() {
+    const link = lensNode("a", {
+      href: canvas.toDataURL("image/png"),
+      download: `${name.replace(/\.[a-z]+$/i, "") || "attention"}-layer${state.layer + 1}-${headName(state.head)}.png`
+        .toLowerCase().replace(/[^a-z0-9.-]+/g, "-"),
+    });
+    link.click();
+  }
+
+  function buildTiles() {
+    tiles = [LENS_MEAN, ...Array(lens.heads).keys()].map((head) => lensNode("button", {
+      type: "button", class: "lens-tile", role: "radio", onclick: () => change({head}),
+      "aria-label": headName(head),
+    }, document.createElement("canvas"), lensNode("span", {}, head === LENS_MEAN ? "Mean" : head + 1)));
+    const columns = tiles.length <= 4 ? 2 : tiles.length <= 9 ? 3 : 4;
+    grid.style.setProperty("--lens-columns", columns);
+    grid.replaceChildren(...tiles);
+  }
+
+  function paintTiles() {
+    const drawn = [state.layer, state.colors, state.smooth].join();
+    const table = colorTable(state.colors);
+    tiles.forEach((tile, i) => {
+      const chosen = i - 1 === state.head;
+      tile.setAttribute("aria-checked", chosen);
+      tile.tabIndex = chosen ? 0 : -1;
+      if (tile.drawn === drawn) return;
+      tile.drawn = drawn;
+      tile.firstChild.style.imageRendering = state.smooth ? "auto" : "pixelated";
+      paintField(tile.firstChild, lens.map(state.layer, i - 1).values, lens.w, lens.h, table);
+    });
+  }
+
+  function describe() {
+    const map = lens.map(state.layer, state.head);
+    const patches = map.count(state.keep);
+    const area = Math.round((100 * patches) / map.values.length);
+    what.textContent = label();
+    share.textContent = `${Math.round(100 * state.keep)} % of the attention lies in ${area} % of the picture`;
+    peak.textContent = `${(100 * map.peak).toPrecision(2)} % per patch`;
+    canvas.setAttribute("aria-label", `${name || "Picture"}. ${label()}. ${share.textContent}.`);
+    spoken.textContent = `${label()}. ${share.textContent}.`;
+    paintField(scale, Float32Array.from({length: 256}, (_, i) => i / 255), 256, 1, colorTable(state.colors));
+  }
+
+  function paint() {
+    frame = 0;
+    if (!lens || !photo) return;
+    paintTiles();
+    describe();
+    paintStage(canvas, photo, lens, state, scratch);
+  }
+
+  function refresh() {
+    if (lens) layer.set(state.layer + 1); // the arrow keys move the layer too
+    if (!frame) frame = requestAnimationFrame(paint);
+    const {peek, ...told} = state;
+    element.dispatchEvent(new CustomEvent("lens", {detail: told}));
+  }
+
+  /** Show another picture; resolves when its photo is loaded. */
+  async function update({payload: bytes, image: url, title: text = ""}) {
+    const next = readLens(bytes);
+    const picture = new Image();
+    picture.src = url;
+    const asked = (latest += 1);
+    await picture.decode();
+    if (asked !== latest) return; // a later picture was quicker
+    const same = lens && lens.layers === next.layers && lens.heads === next.heads;
+    lens = next;
+    photo = picture;
+    name = text;
+    const {naturalWidth: width, naturalHeight: height} = picture;
+    const enlarge = Math.max(1, LENS_LONG_SIDE / Math.max(width, height)); // a crisp outline
+    canvas.width = Math.round(width * enlarge);
+    canvas.height = Math.round(height * enlarge);
+    canvas.style.setProperty("--lens-ratio", width / height);
+    if (!same) {
+      state.layer = state.layer < 0 ? lens.layers - 1 : Math.min(state.layer, lens.layers - 1);
+      state.head = Math.min(state.head, lens.heads - 1);
+      layer.input.max = lens.layers;
+    }
+    buildTiles();
+    refresh();
+  }
+
+  function destroy() {
+    window.removeEventListener("pointerup", release);
+    window.removeEventListener("pointercancel", release);
+    cancelAnimationFrame(frame);
+    root.remove();
+  }
+
+  const ready = payload ? update({payload, image, title}) : Promise.resolve();
+  return {update, destroy, ready, state};
+}
+
+globalThis.mountLens = mountLens;
+globalThis.bytesFromBase64 = bytesFromBase64;
