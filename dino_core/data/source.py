@@ -1,0 +1,107 @@
+"""What every image source offers, wherever its images come from."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from dino_core.data.decode import decode_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Names(Sequence[str]):
+    """An immutable list of strings, packed into one buffer.
+
+    A million Python strings weigh 100 MB, take seconds to pickle, and are copied page by page into
+    every forked worker as their reference counts are touched; one buffer does none of that.
+    Names are bytes as the disk has them; what is not UTF-8 in them is shown as `\\xff`.
+    """
+
+    def __init__(self, names: Iterable[str | bytes]) -> None:
+        raw = [n if isinstance(n, bytes) else n.encode("utf-8", "surrogateescape") for n in names]
+        self._ends = np.cumsum([len(name) for name in raw], dtype=np.int64)
+        self._buffer = b"".join(raw)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.raw(index).decode("utf-8", "backslashreplace")
+
+    def raw(self, index: int) -> bytes:
+        """The name as bytes; `os.fsdecode` makes a path of it."""
+        index = checked(index, len(self))
+        start = int(self._ends[index - 1]) if index else 0
+        return self._buffer[start : int(self._ends[index])]
+
+
+def checked(index: int, length: int) -> int:
+    """`index` counted from the front, as sequences do; IndexError when there is none such."""
+    front = int(index) + length if index < 0 else int(index)
+    if not 0 <= front < length:
+        raise IndexError(f"image {index} of {length}")
+    return front
+
+
+class Source(ABC):
+    """A numbered collection of images. Cheap to pickle; safe to use from threads and forks.
+
+    spec      what `open_source` was given
+    root      the folder that ids are relative to, None where there is none
+    ids       n stable names, e.g. "dog/1.jpg"
+    labels    int64 [n] into `classes`, -1 = unlabeled; None where the source knows no labels
+    classes   names of the labels, [] without labels
+    splits    object [n] of strings such as "train", None where the source knows none
+    metadata  the user's own columns, n rows; None without a table
+    notes     sentences on what was left out while opening
+    """
+
+    spec: str
+    root: Path | None = None
+    ids: Sequence[str]
+    labels: np.ndarray | None = None
+    classes: list[str]
+    splits: np.ndarray | None = None
+    metadata: "pd.DataFrame | None" = None
+    notes: list[str]
+    generated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        labels = f", {len(self.classes)} classes" if self.classes else ""
+        return f"<{type(self).__name__} {self.spec}: {len(self):,} images{labels}>"
+
+    @abstractmethod
+    def read(self, i: int) -> bytes:
+        """The bytes of image `i`'s file; `BadImage` when it cannot be read."""
+
+    def image(self, i: int) -> np.ndarray:
+        """Image `i`, RGB uint8 [H, W, 3]; raises `BadImage`."""
+        return decode_image(self.read(i))
+
+    def mask(self, i: int) -> np.ndarray | None:
+        """The exact foreground of image `i`, bool [H, W], where the source knows it."""
+        checked(i, len(self))
+        return None
+
+    def path(self, i: int) -> Path | None:
+        """The file that image `i` is, where it is one."""
+        checked(i, len(self))
+        return None
+
+    def fingerprint(self, i: int) -> str:
+        """A hash of image `i`'s content, 32 hexadecimal digits; raises `BadImage`."""
+        return hashlib.blake2b(self.read(i), digest_size=16).hexdigest()
