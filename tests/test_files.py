@@ -94,9 +94,12 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_is_a_sentence(tmp_path):
     sentence = r"w\.bin: cannot be written \(No space left on device\)"
-    with pytest.raises(UserError, match=sentence), whole_file(tmp_path / "w.bin"):
-        with open("/dev/full", "wb", buffering=0) as full:
-            full.write(b"x")
+    with (
+        pytest.raises(UserError, match=sentence),
+        whole_file(tmp_path / "w.bin"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"x")
     assert left_in(tmp_path) == []
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -174,6 +175,22 @@ def test_requirements_hold_no_option_lines():
     assert not [line for line in lines if line.startswith("-")], "they break pyproject.toml"
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert config["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_whatever_is_not_python_is_declared_as_package_data():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = config["tool"]["setuptools"]["package-data"]
+    patterns = [
+        f"{'*' if package == '*' else package.replace('.', '/')}/{pattern}"
+        for package, globs in declared.items()
+        for pattern in globs
+    ]
+    listed = subprocess.run(
+        ["git", "ls-files", "dino_core"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    data = [name for name in listed if not name.endswith(".py")]
+    missing = [name for name in data if not any(fnmatch(name, glob) for glob in patterns)]
+    assert not missing, "a wheel would lack these"
 
 
 def dotted(node: ast.expr) -> str:
