@@ -9,7 +9,8 @@ An image is resized to the nearest multiples of the patch size, nothing is cropp
 beforehand what a size costs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,10 @@ class Attention:
     def mass_mask(self, keep: float = 0.6) -> np.ndarray:
         """The fewest patches that hold `keep` of each head's mass: bool [L, heads, h, w]."""
         return mass_mask(self.maps, keep)
+
+    def select(self, layers: Sequence[int]) -> "Attention":
+        """The same look with these layers only."""
+        return replace(self, maps=self.maps[list(layers)])
 
     def entropy(self) -> np.ndarray:
         """How spread each head is, float64 [L, heads] in 0..1: 0 one patch, 1 all patches alike."""
