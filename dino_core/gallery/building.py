@@ -1,0 +1,224 @@
+"""Building a gallery: features, table, neighbors, maps, manifest; each step whole or not at all.
+
+A build that was stopped or killed at any moment goes on where it was when it is started again.
+`gallery.json` is written last, so whoever sees one sees a whole gallery.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dino_core.data import Quarantine, Quarantined, Source
+from dino_core.errors import UserError
+from dino_core.files import whole_file
+from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash
+from dino_core.gallery.images import IMAGES, images_table, source_hash, write_table
+from dino_core.gallery.jobs import reported
+from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo
+from dino_core.gallery.maps import pca_map, umap_map
+from dino_core.gallery.neighbors import neighbor_graph
+from dino_core.gallery.opened import NEIGHBORS, Gallery
+from dino_core.gallery.partial import FACTS_PART, FEATURES, FEATURES_PART, PartialFeatures
+from dino_core.gallery.progress import Progress
+from dino_core.models import Model
+
+GRAPH_NEIGHBORS = 30
+QUARANTINE = "quarantine.jsonl"
+MAPS = ("umap", "pca")
+
+
+def build(
+    model: Model,
+    source: Source,
+    out: str | Path,
+    *,
+    kind: str = "cls",
+    batch_size: int = 64,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    maps: Sequence[str] = ("umap",),
+    redo: bool = False,
+) -> Gallery:
+    """Make the gallery `out` of what `model` sees in `source`, or finish making it.
+
+    maps      which maps to draw, of "umap" and "pca"; "pca" is always drawn
+    workers   decoding processes; None chooses by machine (see `default_workers`)
+    redo      build again what is there with another model or other images; `user/` stays
+
+    A whole gallery of the same features of the same images is opened as it is. Images that cannot
+    be read are left out and listed in `quarantine.jsonl`. Raises `UserError` when `out` holds
+    another gallery (without `redo`) or other files, is being built by another process, or cannot
+    be written.
+    """
+    out = Path(out)
+    _refuse_foreign(out)
+    with reported(out, progress) as say:
+        return build_here(
+            model, source, out, say, kind=kind, batch_size=batch_size, workers=workers,
+            maps=maps, redo=redo,
+        )  # fmt: skip
+
+
+def build_here(
+    model: Model,
+    source: Source,
+    out: Path,
+    say: Progress,
+    *,
+    kind: str = "cls",
+    batch_size: int = 64,
+    workers: int | None = None,
+    maps: Sequence[str] = ("umap",),
+    redo: bool = False,
+) -> Gallery:
+    """`build`, by whoever already holds the folder (see `jobs.reported`)."""
+    unknown = sorted(set(maps) - set(MAPS))
+    if unknown:
+        raise UserError(f"map {unknown[0]!r} is unknown; there are {', '.join(MAPS)}")
+    info = _plan(model, source, kind)
+    if (out / MANIFEST).is_file():
+        if _is_made_of(out, info, redo):
+            return Gallery.open(out)
+        _clear(out)
+    plan = {name: getattr(info, name) for name in ("model", "data", "feature_hash", "source_hash")}
+    part = PartialFeatures(out, plan, feature_dim(model, kind))
+    try:
+        _compute_features(part, model, source, kind, batch_size, workers, say)
+        facts = part.facts()
+        part.finish()
+    finally:
+        part.close()
+    info = _write_derived(out, info, source, facts, maps, say)
+    info.write(out)
+    for name in (BUILDING, FACTS_PART):
+        (out / name).unlink(missing_ok=True)
+    return Gallery.open(out)
+
+
+def _plan(model: Model, source: Source, kind: str) -> GalleryInfo:
+    """The manifest as far as it is known before any image was read."""
+    on_disk = Path(source.spec).exists()
+    return GalleryInfo(
+        model=model.spec,
+        model_hash=model.hash,
+        kind=kind,
+        preprocessing=model.preprocessing,
+        feature_hash=model_feature_hash(model, kind),
+        data=str(Path(source.spec).resolve()) if on_disk else source.spec,
+        source_hash=source_hash(source),
+        root=None if source.root is None else str(Path(source.root).resolve()),
+        classes=list(source.classes),
+        generated=source.generated,
+        dim=feature_dim(model, kind),
+    )
+
+
+def _is_made_of(out: Path, info: GalleryInfo, redo: bool) -> bool:
+    """Whether the gallery in `out` is what `info` plans; another is refused without `redo`."""
+    try:
+        there = GalleryInfo.read(out)
+    except UserError:
+        if redo:
+            return False
+        raise
+    same_features = there.feature_hash == info.feature_hash
+    same_images = there.source_hash == info.source_hash
+    if (same_features and same_images) or redo:
+        return same_features and same_images
+    if not same_features:
+        what = f"holds {there.kind} features of {there.model}, not {info.kind} of {info.model}"
+        if there.model == info.model and there.kind == info.kind:
+            what = f"was made with other weights of {info.model} than are there now"
+    elif there.data != info.data:
+        what = f"holds the images of {there.data}, not of {info.data}"
+    else:
+        what = f"was made before the images of {info.data} changed"
+    raise UserError(f"{out}: {what}; give another --out, or --redo to build it again")
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Never mix a gallery into a folder of something else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; a gallery is a folder, give another --out")
+    ours = (MANIFEST, BUILDING, "status.json", "user", "thumbs")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+        raise UserError(f"{out}: is a folder with other files in it; give another --out")
+
+
+def _clear(out: Path) -> None:
+    """Remove what a build makes, the manifest first; what people added in `user/` stays."""
+    for name in (MANIFEST, BUILDING, FEATURES, FEATURES_PART, FACTS_PART, IMAGES, NEIGHBORS):
+        (out / name).unlink(missing_ok=True)
+    (out / QUARANTINE).unlink(missing_ok=True)
+    shutil.rmtree(out / "maps", ignore_errors=True)
+
+
+def _compute_features(
+    part: PartialFeatures,
+    model: Model,
+    source: Source,
+    kind: str,
+    batch_size: int,
+    workers: int | None,
+    say: Progress,
+) -> None:
+    """Bring `part` from where it is to the end of the source."""
+    total = len(source)
+    say(part.done, total, "Computing features")
+    left = range(part.done, total)
+    batches = model_batches(model, source, left, kind, batch_size, workers, fingerprints=True)
+    with contextlib.closing(batches):
+        for batch in batches:
+            part.append(batch.features_BD, batch.facts)
+            say(part.done, total, "Computing features")
+    part.commit()
+
+
+def _write_derived(
+    out: Path,
+    info: GalleryInfo,
+    source: Source,
+    facts: list[dict[str, Any]],
+    maps: Sequence[str],
+    say: Progress,
+) -> GalleryInfo:
+    """Everything that follows from the features; returns the manifest, completed."""
+    quarantine = Quarantine()
+    quarantine.add(
+        Quarantined(source.ids[one["index"]], one["bad"]) for one in facts if "bad" in one
+    )
+    if len(quarantine):
+        quarantine.write(out / QUARANTINE)
+    table = images_table(source, facts)
+    write_table(out, table)
+    features_ND = np.empty((0, info.dim), np.float32)
+    if len(table):
+        features_ND = np.load(out / FEATURES, mmap_mode="r", allow_pickle=False)
+    rows_NK, scores_NK = neighbor_graph(features_ND, GRAPH_NEIGHBORS, say)
+    with whole_file(out / NEIGHBORS) as aside, open(aside, "wb") as file:
+        np.savez(file, rows=rows_NK, scores=scores_NK)
+    made = {"pca": {"method": "pca"}}
+    _write_map(out, "pca", pca_map(features_ND))
+    if "umap" in maps:
+        xy_N2, made["umap"] = umap_map(features_ND, rows_NK, scores_NK, say)
+        _write_map(out, "umap", xy_N2)
+    return replace(
+        info,
+        count=len(table),
+        quarantined=len(quarantine),
+        neighbors=rows_NK.shape[1],
+        maps=made,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _write_map(out: Path, name: str, xy_N2: np.ndarray) -> None:
+    with whole_file(out / "maps" / f"{name}.parquet") as aside:
+        pd.DataFrame(xy_N2, columns=["x", "y"]).to_parquet(aside, index=False)

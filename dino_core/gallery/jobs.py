@@ -1,0 +1,173 @@
+"""Building a gallery in a process of its own, and what is known about it from outside.
+
+A build survives the page that started it: it runs in its own session, and all that is known about
+it lies in the gallery's `status.json`. Knows nothing of torch.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import dino_core
+from dino_core.errors import UserError
+from dino_core.files import write_json
+from dino_core.gallery.manifest import MANIFEST, STATUS
+from dino_core.gallery.progress import Progress
+from dino_core.runs import is_alive, this_process
+
+LOG = "build.log"
+LOCK = ".building.lock"
+SECONDS_BETWEEN_WRITES = 0.5
+
+
+def start_build(
+    model: str, data: str, out: str | Path, *, root: str | Path = ".", redo: bool = False
+) -> int:
+    """Build a gallery of `data` with `model` in a detached process; returns its process id.
+
+    Relative model and data spellings are resolved from `root`. What the process says goes to
+    `build.log` in the folder; `build_status(out)` tells how it stands. Raises `UserError` when a
+    build is running there already.
+    """
+    out = Path(root, out).resolve()
+    status = build_status(out)
+    if status["state"] == "running":
+        raise UserError(f"{out}: is being built already (process {status['process'].get('pid')})")
+    command = [sys.executable, "-m", "dino_core.gallery"]
+    command += ["--model", model, "--data", data, "--out", str(out)]
+    command += ["--redo"] if redo else []
+    with contextlib.suppress(FileNotFoundError):
+        (out / STATUS).unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOG, "wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env=_importable(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    # Whoever has started a process must wait for it, or it stays in the process table as a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
+    _wait_for_first_word(out, process)
+    return process.pid
+
+
+def stop_build(path: str | Path) -> bool:
+    """Ask the build in `path` to stop; what is done so far is kept. False when none is running."""
+    status = build_status(Path(path))
+    if status["state"] != "running":
+        return False
+    os.kill(status["process"]["pid"], signal.SIGTERM)
+    return True
+
+
+def build_status(path: str | Path) -> dict[str, Any]:
+    """How the build in `path` stands: `state`, `message` (a sentence), `done`, `total`, `process`.
+
+    `state` is `none` (never begun), `running`, `done`, `stopped`, `failed`, or `dead`: its process
+    is gone without a word (killed, or the machine was restarted). Stopped, failed and dead builds
+    go on where they were when they are started again.
+    """
+    path = Path(path)
+    status: dict[str, Any] = {"state": "none", "message": "", "done": 0, "total": 0, "process": {}}
+    with contextlib.suppress(OSError, ValueError):  # being replaced, or not there yet
+        status |= json.loads((path / STATUS).read_text(encoding="utf-8"))
+    if status["state"] == "running" and not is_alive(status["process"]):
+        whole = (path / MANIFEST).is_file()
+        status["state"] = "done" if whole else "dead"
+        status["message"] = "" if whole else "The build was killed; start it again to finish it."
+    return status
+
+
+@contextlib.contextmanager
+def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
+    """Run a build's body, with its state kept in `status.json`; yields the progress to call.
+
+    Only one process builds in a folder at a time: a second raises `UserError` at once.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with _only_builder(path):
+        reporter = _Reporter(path, progress)
+        reporter.write("running", "Starting.")
+        try:
+            yield reporter
+        except KeyboardInterrupt:
+            reporter.write("stopped", "Stopped; start it again to finish it.")
+            raise
+        except UserError as error:
+            reporter.write("failed", str(error))
+            raise
+        except BaseException as error:
+            reporter.write("failed", f"{type(error).__name__}: {error}")
+            raise
+        reporter.write("done", "Done.")
+
+
+class _Reporter:
+    """A progress callback that also keeps `status.json`, at most twice a second."""
+
+    def __init__(self, path: Path, progress: Progress | None) -> None:
+        self.path, self.progress = path, progress
+        self.done = self.total = 0
+        self.message = ""
+        self.written = 0.0
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        news = message != self.message or done == total
+        self.done, self.total, self.message = done, total, message
+        if news or time.monotonic() - self.written > SECONDS_BETWEEN_WRITES:
+            self.write("running", message)
+        if self.progress is not None:
+            self.progress(done, total, message)
+
+    def write(self, state: str, message: str) -> None:
+        self.written = time.monotonic()
+        value = {"state": state, "message": message, "done": self.done, "total": self.total}
+        value |= {"time": time.time(), "process": this_process()}
+        with contextlib.suppress(UserError):  # a full disk is reported by what needs the space
+            write_json(self.path / STATUS, value)
+
+
+@contextlib.contextmanager
+def _only_builder(path: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when this process ends, however it ends."""
+    with open(path / LOCK, "w") as lock:
+        if not _locked(lock):
+            raise UserError(f"{path}: is being built by another process; wait for it, or stop it")
+        yield
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock, as before there were any
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _importable(environment: "os._Environ[str]") -> dict[str, str]:
+    """The environment, with this package importable from any working directory."""
+    home = str(Path(dino_core.__file__).parents[1])
+    paths = [home, environment.get("PYTHONPATH", "")]
+    return dict(environment) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def _wait_for_first_word(out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return once the child has written its own status, or has ended."""
+    while not (out / STATUS).exists() and process.poll() is None:
+        time.sleep(0.01)

@@ -1,0 +1,74 @@
+"""`gallery.json`: what a gallery was made of. Written last, so a gallery that has one is whole.
+
+Knows nothing of torch, so that pages which only list galleries answer at once.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dino_core.errors import UserError
+from dino_core.files import read_json, write_json
+
+FORMAT_VERSION = 1
+MANIFEST = "gallery.json"
+BUILDING = "building.json"  # the plan and cursor of a build that is not finished
+STATUS = "status.json"
+
+
+@dataclass(frozen=True)
+class GalleryInfo:
+    """The manifest's fields."""
+
+    model: str  # the model as the user spelled it
+    model_hash: str  # sha256 over the backbone's names, shapes and float32 values
+    kind: str  # which tokens make the feature: "cls", "cls+gem" or "mean patch"
+    preprocessing: dict[str, Any]  # how pixels become the model's input
+    feature_hash: str  # sha256 of the three above: features are comparable only where it is equal
+    data: str  # the data as the user spelled it, a path made absolute
+    source_hash: str  # sha256 over ids, labels and, for files, sizes and times
+    root: str | None = None  # the folder that images.parquet's paths are relative to
+    classes: list[str] = field(default_factory=list)
+    generated: bool = False  # whether the images are drawn by this program, not photographs
+    count: int = 0  # images with features
+    quarantined: int = 0  # images that could not be read
+    dim: int = 0  # numbers a feature
+    neighbors: int = 0  # neighbors an image has in neighbors.npz
+    maps: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> how it was made
+    created: str = ""  # ISO 8601, UTC
+    version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / MANIFEST, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "GalleryInfo":
+        """The manifest of `folder`. Raises `UserError` when it is missing, broken or newer."""
+        value = read_json(folder / MANIFEST)
+        version = value.get("version") if isinstance(value, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{folder}: its gallery.json has format version {version}, and this program reads "
+                f"{FORMAT_VERSION}; build the gallery again, or update this program"
+            )
+        known = {one.name for one in fields(cls)}
+        try:
+            return cls(**{name: value[name] for name in value if name in known})
+        except TypeError as error:
+            raise UserError(
+                f"{folder}: its gallery.json lacks something ({error}); build the gallery again"
+            ) from None
+
+
+def feature_hash(model_hash: str, preprocessing: dict[str, Any], kind: str) -> str:
+    """sha256 over all that a feature depends on besides the image itself."""
+    text = json.dumps([model_hash, preprocessing, kind], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_command(model: str, data: str, out: Path) -> str:
+    """The command line that builds, or finishes, a gallery."""
+    words = ["python", "scripts/embed.py", "--model", model, "--data", data, "--out", str(out)]
+    return " ".join(f'"{word}"' if " " in word else word for word in words)

@@ -1,0 +1,289 @@
+"""An opened gallery: search it, look at its map and its images.
+
+gallery = Gallery.open("galleries/pets")
+hits = gallery.search("dog/1.jpg", k=5)
+hits = gallery.search(photo, model=load_model("starter"), where=lambda images: images.label == "dog")
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dino_core.data import BadImage, Source, decode_image, open_source
+from dino_core.errors import UserError
+from dino_core.gallery.images import IMAGES, read_table
+from dino_core.gallery.listing import is_gallery
+from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo, build_command
+from dino_core.gallery.maps import PLACING_NEIGHBORS, place
+from dino_core.gallery.neighbors import nearest
+from dino_core.gallery.partial import FEATURES
+from dino_core.gallery.thumbnails import cached, placeholder_jpeg, thumbnail_jpeg
+
+if TYPE_CHECKING:
+    from dino_core.gallery.features import Features
+    from dino_core.models import Model
+
+NEIGHBORS = "neighbors.npz"
+Where = np.ndarray | Sequence[bool] | Callable[[pd.DataFrame], Any]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found, best first."""
+
+    rows: np.ndarray  # int64 [K], rows of the gallery's tables
+    ids: list[str]
+    labels: list[str | None]
+    scores: np.ndarray  # float32 [K], cosine similarity, -1 to 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Gallery:
+    """A whole gallery on disk. Opening it reads one JSON file; the rest is read when asked for."""
+
+    def __init__(self, path: Path, info: GalleryInfo) -> None:
+        self.path, self.info = path, info
+        self._source: Source | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Gallery":
+        """Open the gallery in a folder.
+
+        Raises `UserError` when there is none, when it is half made (with the command that finishes
+        it), damaged, or of a newer format.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise UserError(_not_whole(path))
+        gallery = cls(path, GalleryInfo.read(path))
+        gallery._check()
+        return gallery
+
+    def __repr__(self) -> str:
+        return f"<Gallery {self.name}: {len(self):,} images, {self.info.model}>"
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    # -- tables -----------------------------------------------------------------------------
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row an image (see `gallery.images.COLUMNS`), then the user's own columns."""
+        return read_table(self.path)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """float32 [n, D], L2-normalized, memory-mapped (read-only)."""
+        if self.info.count == 0:  # an empty file cannot be mapped
+            return np.empty((0, self.info.dim), np.float32)
+        return np.load(self.path / FEATURES, mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def _neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        with np.load(self.path / NEIGHBORS, allow_pickle=False) as file:
+            return file["rows"], file["scores"]
+
+    def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every image's nearest others, best first: rows int32 [n, K], cosines float32 [n, K]."""
+        return self._neighbors
+
+    def map(self, name: str = "umap") -> pd.DataFrame:
+        """Columns `x` and `y`, one row an image. Raises `UserError` for a map that was not made."""
+        if name not in self.info.maps:
+            there = ", ".join(self.info.maps)
+            raise UserError(f"{self.path}: has no map {name!r}; there are {there}")
+        return pd.read_parquet(self.path / "maps" / f"{name}.parquet")
+
+    def row(self, id: str) -> int:
+        """The row of an image's id. Raises `UserError` for an id that is not here."""
+        if id not in self._row_of:
+            raise UserError(f"{self.path}: has no image {id!r}")
+        return self._row_of[id]
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.images["id"])}
+
+    # -- search -----------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: "np.ndarray | str | Features",
+        k: int = 20,
+        where: Where | None = None,
+        model: "Model | None" = None,
+    ) -> Hits:
+        """The `k` images most like the query, exactly, by cosine.
+
+        `query`: an image, uint8 [H, W, 3], which needs the gallery's `model`; the id of an image of
+        the gallery, which is then not among its own neighbors; or `Features` of one image.
+        `where`: which images may be found: bool [n], rows, or a function from `images` to either.
+        Raises `UserError` for an unknown id and for features of another model.
+        """
+        allowed_N = self._allowed(where)
+        if isinstance(query, str):
+            row = self.row(query)
+            if allowed_N is None:
+                allowed_N = np.ones(len(self), bool)
+            allowed_N[row] = False
+            query_1D = self.features[row : row + 1]
+        else:
+            query_1D = self._comparable(query, model)
+            if len(query_1D) != 1:
+                raise ValueError(f"one query at a time, not {len(query_1D)}")
+        rows_1K, scores_1K = nearest(self.features, query_1D, k, allowed_N)
+        found = self.images.iloc[rows_1K[0]]
+        labels = [label if isinstance(label, str) else None for label in found["label"]]
+        return Hits(rows_1K[0], list(found["id"]), labels, scores_1K[0])
+
+    def place(
+        self, features: "np.ndarray | Features", name: str = "umap", model: "Model | None" = None
+    ) -> pd.DataFrame:
+        """Where new images go on a map: at the weighted mean of their ten nearest neighbors.
+
+        Takes an image or `Features` as `search` does. Returns columns `x`, `y` and `placed` (True:
+        these points were not part of what the map was fitted on).
+        """
+        query_MD = self._comparable(features, model)
+        if len(self) == 0:
+            raise UserError(f"{self.path}: is empty, so nothing can be placed on its map")
+        rows_MK, scores_MK = nearest(self.features, query_MD, PLACING_NEIGHBORS)
+        xy_N2 = self.map(name)[["x", "y"]].to_numpy(np.float32)
+        placed = pd.DataFrame(place(xy_N2, rows_MK, scores_MK), columns=["x", "y"])
+        return placed.assign(placed=True)
+
+    def _comparable(self, query: "np.ndarray | Features", model: "Model | None") -> np.ndarray:
+        """Features of the query, float32 [M, D], refused when they are of another model."""
+        from dino_core.gallery.features import Features, embed, model_feature_hash
+
+        if isinstance(query, Features):
+            self._refuse_others(query.model or "another model", query.feature_hash)
+            return np.atleast_2d(np.asarray(query.array, np.float32))
+        if not (query.dtype == np.uint8 and query.ndim == 3):
+            raise ValueError("query: an image, uint8 [H, W, 3], an id, or Features")
+        if model is None:
+            raise UserError(
+                f"{self.path}: searching with an image needs the model that made the gallery; "
+                f"give model=load_model({self.info.model!r})"
+            )
+        self._refuse_others(model.spec, model_feature_hash(model, self.info.kind))
+        return embed(model, [query], self.info.kind).array
+
+    def _refuse_others(self, model: str, feature_hash: str) -> None:
+        if feature_hash != self.info.feature_hash:
+            raise UserError(
+                f"{self.path}: holds features of {self.info.model} "
+                f"({self.info.feature_hash[:8]}), which cannot be compared with features of "
+                f"{model} ({feature_hash[:8]}); build a gallery with that model"
+            )
+
+    def _allowed(self, where: Where | None) -> np.ndarray | None:
+        """bool [n], a copy, or None when all images may be found."""
+        if callable(where):
+            where = where(self.images)
+        gone_N = self.images["gone"].to_numpy(bool)
+        if where is None:
+            return ~gone_N if gone_N.any() else None
+        chosen = np.asarray(where)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise ValueError(f"where: {chosen.shape} for {len(self)} images")
+            return chosen & ~gone_N
+        allowed_N = np.zeros(len(self), bool)
+        allowed_N[chosen.astype(np.int64)] = True
+        return allowed_N & ~gone_N
+
+    # -- pictures ---------------------------------------------------------------------------
+
+    def image(self, row: int) -> np.ndarray:
+        """The image of a row, uint8 [H, W, 3], read from where it lies.
+
+        Raises `UserError` when it is not there any more.
+        """
+        id, path = self.images.at[int(row), "id"], self.images.at[int(row), "path"]
+        try:
+            if isinstance(path, str):
+                return decode_image(Path(self.info.root or "", path))
+            return self._from_source(id)
+        except (BadImage, OSError) as error:
+            raise UserError(
+                f"{self.path}: {id} cannot be read ({error}); the images are expected in "
+                f"{self.info.root or self.info.data}"
+            ) from None
+
+    def thumbnail(self, row: int, side: int = 160) -> Path:
+        """A small JPEG of a row's image, at most `side` pixels long; a gray tile if it is gone."""
+        content = str(self.images.at[int(row), "content_hash"])
+        folder = self.path / "thumbs" / str(side)
+        try:
+            return cached(
+                folder / content[:2] / f"{content}.jpg",
+                lambda: thumbnail_jpeg(self.image(row), side),
+            )
+        except UserError:
+            return cached(folder / "missing" / "missing.jpg", lambda: placeholder_jpeg(side))
+
+    def images_missing(self) -> str:
+        """A sentence when the images are not where they were at building, "" when they are."""
+        root = self.info.root
+        if root is None or Path(root).exists():
+            return ""
+        return (
+            f"{self.name}: its images are not in {root} any more, so gray tiles stand in for them; "
+            "search and map work as before"
+        )
+
+    def _from_source(self, id: str) -> np.ndarray:
+        return self.source.image(self._index_in_source[id])
+
+    @property
+    def source(self) -> Source:
+        """The data the gallery was made of, opened again. Raises `UserError` if it is gone."""
+        if self._source is None:
+            self._source = open_source(self.info.data)
+        return self._source
+
+    @cached_property
+    def _index_in_source(self) -> dict[str, int]:
+        return {id: index for index, id in enumerate(self.source.ids)}
+
+    # -- checks -----------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """That the big files are there and of one length; their content is read later."""
+        for name in (FEATURES, IMAGES, NEIGHBORS):
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path}: is damaged ({name} is missing); build it again")
+        if self.features.shape != (self.info.count, self.info.dim):
+            raise UserError(
+                f"{self.path}: is damaged (features.npy holds {self.features.shape}, gallery.json "
+                f"says {(self.info.count, self.info.dim)}); build it again"
+            )
+
+
+def _not_whole(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: no such gallery; make one with python scripts/embed.py --data FOLDER"
+    if not is_gallery(path):
+        return f"{path}: is not a gallery (it has no gallery.json)"
+    command = "python scripts/embed.py"
+    try:
+        from dino_core.files import read_json
+
+        plan = read_json(path / BUILDING)["plan"]
+        command = build_command(plan["model"], plan["data"], path)
+    except (UserError, KeyError, TypeError):
+        pass
+    return f"{path}: is half made; run `{command}` again to finish it"
