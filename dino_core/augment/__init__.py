@@ -10,6 +10,7 @@ from dino_core.augment.crop import crop_views
 from dino_core.augment.photometric import PhotometricBatch, photometric
 from dino_core.augment.pil import pil_view
 from dino_core.augment.plan import Box, ViewPlan, plan_view, plan_views
+from dino_core.augment.sheet import sheet
 
 __all__ = [
     "GLOBAL_VIEWS",
@@ -22,4 +23,5 @@ __all__ = [
     "pil_view",
     "plan_view",
     "plan_views",
+    "sheet",
 ]

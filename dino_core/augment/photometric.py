@@ -14,6 +14,7 @@ Shapes: B images, C = 3 channels, H = W = S pixels, N images that one operation 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 from dino_core.augment.plan import JITTER, ViewPlan
 
 WHITE = 255.0
-SOLARIZE_THRESHOLD = 128.0
 SLOTS = len(JITTER)  # color jitter has four operations, in each image's own order
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's "L"
 OWN, GRAY, MEAN = range(3)
@@ -101,21 +101,27 @@ def photometric(
     """Jitter, grayscale, blur and solarize each image as planned, then normalize.
 
     `images` uint8 [B, 3, S, S], on the same device as `batch`; `mean` and `std` per channel, of
-    pixels scaled to [0, 1]. Returns float32 [B, 3, S, S].
+    pixels scaled to [0, 1]. Returns float32 [B, 3, S, S], under autocast too.
     """
     if len(images) != len(batch):
         raise ValueError(f"{len(images)} images, but parameters for {len(batch)}")
-    x_BCHW = images.to(torch.float32)
+    with torch.autocast(images.device.type, enabled=False):
+        x_BCHW = images.to(torch.float32, copy=True)
+        _change_colors(x_BCHW, batch)
+        return _normalize(x_BCHW, mean, std)
+
+
+def _change_colors(x_BCHW: Tensor, batch: PhotometricBatch) -> None:
+    """All that the plans ask for, in place, in the published order."""
     rows = batch.rows.split(batch.counts)
     values = batch.values.split(batch.counts)
     for slot in range(SLOTS):
-        x_BCHW = _blend(x_BCHW, batch.blends[slot])
-        _edit(x_BCHW, rows[slot], lambda x, slot=slot: shift_hue(x, values[slot]))
+        _blend(x_BCHW, batch.blends[slot])
+        _edit(x_BCHW, rows[slot], partial(shift_hue, shift_N=values[slot]))
     grayscale, blur, solarized = rows[SLOTS:]
     _edit(x_BCHW, grayscale, lambda x: gray(x).expand_as(x))
-    _edit(x_BCHW, blur, lambda x: gaussian_blur(x, values[SLOTS + 1]))
+    _edit(x_BCHW, blur, partial(gaussian_blur, sigma_N=values[SLOTS + 1]))
     _edit(x_BCHW, solarized, solarize)
-    return _normalize(x_BCHW, mean, std)
 
 
 def gray(x_BCHW: Tensor) -> Tensor:
@@ -128,24 +134,18 @@ def gray(x_BCHW: Tensor) -> Tensor:
 def shift_hue(x_NCHW: Tensor, shift_N: Tensor) -> Tensor:
     """Turn each image's colors by `shift_N` of the color circle, value and chroma kept.
 
-    HSV and back in closed form: with hue h in sixths of the circle, channel n of red, green, blue
-    is V - C * clip(min(k, 4 - k), 0, 1), k = (o_n + h) mod 6, o = 5, 3, 1.
+    HSV and back in closed form, free of branches. With each channel c as its share
+    (c - low) / chroma, the hue in sixths of the circle is sign(g - b) * (1 + g + b - r). Back:
+    red is full from hue 5 to 1, green from 1 to 3, blue from 3 to 5, with ramps of one sixth.
     """
     red, green, blue = x_NCHW.unbind(1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    divisor = chroma.clamp(min=1e-6)  # gray pixels have any hue: chroma 0 makes it irrelevant
-    hue = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
-    hue += 6 * shift_N[:, None, None]
-    channels = []
-    for offset in (5, 3, 1):
-        k = (hue + offset).remainder_(6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = torch.maximum(torch.maximum(red, green), blue) - low
+    hue = (green + blue - red - low) / chroma.clamp(min=1e-6) + 1  # gray has any hue: chroma is 0
+    hue = torch.copysign(hue, green - blue) + 6 * shift_N[:, None, None]
+    hue = hue - 6 * (hue / 6).floor()
+    share = torch.stack(((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()), dim=1)
+    return low.unsqueeze(1) + chroma.unsqueeze(1) * share.clamp_(0, 1)
 
 
 def gaussian_blur(x_NCHW: Tensor, sigma_N: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def gaussian_blur(x_NCHW: Tensor, sigma_N: Tensor) -> Tensor:
     A product with one banded matrix from the left (rows) and the right (columns).
     """
     kernel_NSS = blur_matrices(sigma_N, x_NCHW.shape[-1])
-    return kernel_NSS.unsqueeze(1) @ (x_NCHW @ kernel_NSS.mT.unsqueeze(1))
+    return torch.einsum("nyh,nchw,nxw->ncyx", kernel_NSS, x_NCHW, kernel_NSS)
 
 
 def blur_matrices(sigma_N: Tensor, size: int) -> Tensor:
@@ -181,8 +181,8 @@ def blur_matrices(sigma_N: Tensor, size: int) -> Tensor:
 
 
 def solarize(x_BCHW: Tensor) -> Tensor:
-    """Invert what is bright, from 128 of 255 on."""
-    return torch.where(x_BCHW >= SOLARIZE_THRESHOLD, WHITE - x_BCHW, x_BCHW)
+    """Invert what is bright, from 128 of 255 on: the darker of a pixel and its negative."""
+    return torch.minimum(x_BCHW, WHITE - x_BCHW)
 
 
 def _blend_weights(operation: str, factor: float) -> tuple[float, float, float]:
@@ -194,13 +194,13 @@ def _blend_weights(operation: str, factor: float) -> tuple[float, float, float]:
     }[operation]
 
 
-def _blend(x_BCHW: Tensor, weights_3B: Tensor) -> Tensor:
-    """Mix each image with its gray version and its mean gray, clipped to 0..255."""
+def _blend(x_BCHW: Tensor, weights_3B: Tensor) -> None:
+    """Mix each image, in place, with its gray version and its mean gray, clipped to 0..255."""
     own, own_gray, mean_gray = weights_3B[:, :, None, None, None]
     gray_B1HW = gray(x_BCHW)
     mean_B111 = gray_B1HW.mean(dim=(2, 3), keepdim=True)
     other_B1HW = gray_B1HW.mul_(own_gray).add_(mean_B111 * mean_gray)
-    return x_BCHW.mul_(own).add_(other_B1HW).clamp_(0, WHITE)
+    x_BCHW.mul_(own).add_(other_B1HW).clamp_(0, WHITE)
 
 
 def _edit(x_BCHW: Tensor, rows_N: Tensor, operation: Callable[[Tensor], Tensor]) -> None:
@@ -210,7 +210,11 @@ def _edit(x_BCHW: Tensor, rows_N: Tensor, operation: Callable[[Tensor], Tensor])
 
 
 def _normalize(x_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Subtract the mean and divide by the standard deviation, both of pixels in [0, 1]."""
-    mean_C11 = x_BCHW.new_tensor(mean)[:, None, None] * WHITE
-    std_C11 = x_BCHW.new_tensor(std)[:, None, None] * WHITE
-    return x_BCHW.sub_(mean_C11).div_(std_C11)
+    """Subtract the mean and divide by the standard deviation, both of pixels in [0, 1].
+
+    Plain numbers, channel by channel: a tensor made from them here would be a copy to the device
+    that the host waits for.
+    """
+    for channel, middle, spread in zip(x_BCHW.unbind(1), mean, std, strict=True):
+        channel.sub_(middle * WHITE).div_(spread * WHITE)
+    return x_BCHW
