@@ -1,0 +1,113 @@
+"""Every program starts, from `/`, without the package installed; documents name real files."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from dino_core.launcher import Launcher, Server, answers
+from dino_core.serving import choose_port
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+HELP_BOUND = 100.0  # seconds; ten times what importing torch, timm and the rest takes cold
+ANSWER_BOUND = 50.0  # seconds; ten times the mark for a page
+
+# -S skips the .pth files by which an editable install puts this repository on the path, so that a
+# script finds `dino_core` only by its own doing; PYTHONPATH gives it back the other packages.
+PYTHON = (sys.executable, "-S")
+
+
+def bare_environment() -> dict[str, str]:
+    packages = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(packages)}
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """`--help` of every script, all started at once: most of their time is waiting for imports."""
+    running = {
+        name: subprocess.Popen(
+            [*PYTHON, str(ROOT / "scripts" / name), "--help"],
+            cwd="/",
+            env=bare_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in SCRIPTS
+    }
+    yield running
+    for process in running.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_explains_itself_from_anywhere(helps, name):
+    out, err = helps[name].communicate(timeout=HELP_BOUND)
+    assert helps[name].returncode == 0, err
+    assert "usage:" in out
+    assert f"scripts/{name}" in out, "the help shows a command to run"
+
+
+def test_without_the_script_s_own_doing_the_package_is_not_found():
+    """What the other tests here rest on; a plain (not editable) install would make them idle."""
+    code = "import importlib.util; print(importlib.util.find_spec('dino_core'))"
+    found = subprocess.run(
+        [*PYTHON, "-c", code], cwd="/", env=bare_environment(), capture_output=True, text=True
+    )
+    if "site-packages" in found.stdout:
+        pytest.skip("the package is installed for good here, not as an editable one")
+    assert found.stdout.strip() == "None"
+
+
+APPS = {
+    "lens": ("{root}/apps/lens.py", "--port", "{port}", "--root", "{work}"),
+    "explorer": (
+        *("-m", "streamlit", "run", "{root}/apps/explorer.py", "--server.port", "{port}"),
+        *("--", "--root", "{work}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_an_app_answers_from_anywhere(name, tmp_path, monkeypatch):
+    for variable, value in bare_environment().items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.chdir("/")
+    port = choose_port(18000).number
+    words = [word.format(root=ROOT, port=port, work=tmp_path) for word in APPS[name]]
+    server = Server(name, (*PYTHON, *words), f"http://127.0.0.1:{port}/")
+    with Launcher(tmp_path / "launcher") as launcher:
+        launcher.start(server)
+        launcher.wait_until_answering(ANSWER_BOUND)
+        assert answers(server.address)
+    assert not answers(server.address)
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_readme_s_second_command_letter_by_letter():
+    command = 'pip install -e ".[test]" && pytest'
+    assert command in readme()
+    assert f"command='{command}'" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+def test_documents_name_files_that_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    here = (ROOT / name).parent
+    linked = [here / path for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
+    linked += [here / path for path in re.findall(r'src(?:set)?="([^"]+)"', text)]
+    named = [ROOT / path for path in re.findall(r"\b(?:scripts|apps|docs)/[\w./-]+\.\w+", text)]
+    missing = [str(path.relative_to(ROOT)) for path in linked + named if not path.exists()]
+    assert not missing
