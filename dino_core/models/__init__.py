@@ -1,0 +1,23 @@
+"""Backbones, the projection head, and every weight layout that DINO was published in."""
+
+from dino_core.models.backbone import Backbone, create_backbone
+from dino_core.models.device import device_of
+from dino_core.models.head import ProjectionHead
+from dino_core.models.info import ModelInfo
+from dino_core.models.model import Model, load_model, untrained
+from dino_core.models.weights import Weights, load_strictly, read_weights, save_weights
+
+__all__ = [
+    "Backbone",
+    "Model",
+    "ModelInfo",
+    "ProjectionHead",
+    "Weights",
+    "create_backbone",
+    "device_of",
+    "load_model",
+    "load_strictly",
+    "read_weights",
+    "save_weights",
+    "untrained",
+]
