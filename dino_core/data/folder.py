@@ -52,7 +52,8 @@ def _find(root: Path) -> tuple[list[str], list[str]]:
     names: list[str] = []
     notes: list[str] = []
     seen: set[tuple[int, int]] = set()
-    waiting, links = [""], []
+    waiting: list[str] = [""]
+    links: list[str] = []
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
         try:

@@ -60,7 +60,7 @@ class Table(Source):
 
 
 def open_table(spec: str, file: Path) -> Table:
-    """Read a table; a `UserError` when it has no rows, no path column, or its files are not there."""
+    """Read a table; a `UserError` when it has no rows, no paths, or none of its files."""
     frame = _read(spec, file)
     if frame.empty:
         raise UserError(f"{spec}: this table has no rows")

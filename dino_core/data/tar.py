@@ -90,7 +90,7 @@ def _index(file: Path, notes: list[str]) -> dict[str, tuple[int, int]]:
         try:
             for member in archive:
                 # The archive would keep every header it has seen.
-                archive.members = []
+                archive.members = []  # type: ignore[attr-defined]
                 if member.islnk():
                     place = everything.get(member.linkname)
                 elif member.isreg() and not member.issparse():

@@ -11,7 +11,7 @@ import numpy as np
 
 from dino_core.data.scenes.colors import linear, mix
 from dino_core.data.scenes.fields import step, wave
-from dino_core.data.scenes.noise import patch, rough, soft, stretched
+from dino_core.data.scenes.noise import patch, rough, smooth, soft, stretched
 
 Rng = np.random.Generator
 
@@ -72,7 +72,7 @@ def _ground(
 ) -> np.ndarray:
     """A plane receding to the horizon with texture in perspective: [3, rows below, side]."""
     column, row = _grid(side)
-    row = row[int(round(horizon * side)) :]
+    row = row[round(horizon * side) :]
     depth = np.float32(zoom) / (row - np.float32(horizon) + np.float32(0.06))
     u = (column - np.float32(0.5)) * depth
     v = np.broadcast_to(depth * 2.2, u.shape)
@@ -99,7 +99,7 @@ def _landscape(
             skyline = _ridge(side, rng, horizon - 0.06 + 0.05 * layer, 0.035)
             hill = mix(sky, ridge, np.float32(0.55 + 0.35 * layer))
             sky = mix(sky, hill, step(skyline - row, 1.5 / side))
-    below = int(round(horizon * side))
+    below = round(horizon * side)
     sky[:, below:] = _ground(side, rng, horizon, *ground)  # type: ignore[arg-type]
     return Setting(sky, horizon, mean)
 
@@ -107,7 +107,7 @@ def _landscape(
 def meadow(side: int, rng: Rng) -> Setting:
     """Grass under an open sky, with hills behind."""
     hue = rng.uniform(0.17, 0.36)
-    near = linear(hue, rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.6))
+    near = linear(hue, rng.uniform(0.4, 0.65), rng.uniform(0.35, 0.6))
     far = linear(hue - 0.03, 0.45, 0.7)
     hills = linear(rng.uniform(0.25, 0.6), 0.4, 0.45)
     horizon = rng.uniform(0.38, 0.62)
@@ -120,7 +120,7 @@ def beach(side: int, rng: Rng) -> Setting:
     horizon = rng.uniform(0.45, 0.6)
     setting = _landscape(side, rng, horizon, None, sand, sand, 0.16, rng.uniform(30, 60))
     sea = linear(rng.uniform(0.48, 0.6), rng.uniform(0.5, 0.8), rng.uniform(0.4, 0.7))
-    top, low = int((horizon - rng.uniform(0.1, 0.2)) * side), int(round(horizon * side))
+    top, low = int((horizon - rng.uniform(0.1, 0.2)) * side), round(horizon * side)
     column, row = _grid(side)
     row = row[top : low + 4]
     depth = 6 / (row - np.float32(top / side) + np.float32(0.03))
@@ -164,7 +164,7 @@ def tabletop(side: int, rng: Rng) -> Setting:
     stain = patch(soft(), rng, side, side)
     light = wall[:, None, None] * np.clip(1 + 0.16 * stain + 0.35 * (0.4 - row), 0.3, 1.6)
     horizon = rng.uniform(0.5, 0.66)
-    below = int(round(horizon * side))
+    below = round(horizon * side)
     light[:, below:] = _wood(side, rng, perspective=True)[:, below:]
     return Setting(light.astype(np.float32), horizon, wall * 0.5 + 0.4)
 
@@ -241,11 +241,12 @@ def water(side: int, rng: Rng) -> Setting:
     """A clear pool: caustics over a gradient."""
     hue = rng.uniform(0.46, 0.6)
     _, row = _grid(side)
-    net = 1 - np.abs(patch(soft(), rng, side, side) + 0.25 * patch(rough(), rng, side, side))
+    ripples = patch(smooth(), rng, side, side)
+    net = 1 - 1.6 * np.abs(ripples + 0.15 * patch(soft(), rng, side, side))
     deep = linear(hue + 0.04, 0.85, rng.uniform(0.3, 0.55))
     shallow = linear(hue, rng.uniform(0.4, 0.7), rng.uniform(0.7, 0.9))
     color = mix(deep, shallow, np.clip(0.9 - row + 0.25 * net, 0, 1))
-    return Setting(color * (1 + 0.5 * np.clip(net, 0, 1) ** 4), None, linear(hue, 0.3, 0.95))
+    return Setting(color * (1 + 0.6 * np.clip(net, 0, 1) ** 3), None, linear(hue, 0.3, 0.95))
 
 
 def cloth(side: int, rng: Rng) -> Setting:
@@ -283,7 +284,7 @@ def bricks(side: int, rng: Rng) -> Setting:
     color = mix(brick[:, None, None] * (1 + tone), mortar, step(gap, 0.08))
     light = color * np.clip(1 + 0.13 * noise, 0.3, 1.7)
     horizon = rng.uniform(0.62, 0.76)
-    below = int(round(horizon * side))
+    below = round(horizon * side)
     paving = linear(0.1, 0.06, rng.uniform(0.45, 0.7))
     light[:, below:] = _ground(side, rng, horizon, paving, paving * 0.7, 0.14, 40.0)
     return Setting(light, horizon, linear(0.6, 0.1, 0.9))

@@ -14,7 +14,7 @@ def linear(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32) ** np.float32(2.2)
 
 
-def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray | np.floating) -> np.ndarray:
     """Per-pixel blend of two colors ([3] or [3, h, w]) by `share` [h, w] of b: [3, h, w]."""
     return _planes(a) + (_planes(b) - _planes(a)) * share
 

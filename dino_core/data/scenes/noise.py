@@ -1,6 +1,6 @@
 """Natural-looking noise, cheap enough to use everywhere.
 
-Two tileable textures are made once per process (white noise shaped in the Fourier domain to a
+A few tileable textures are made once per process (white noise shaped in the Fourier domain to a
 1/f^slope amplitude, as clouds, rock and soil have it) and every image cuts its own pieces out of
 them: a slice costs next to nothing where fresh noise would cost a millisecond per octave.
 """
@@ -14,7 +14,7 @@ from dino_core.rng import generator
 SIDE = 512
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def texture(slope: float) -> np.ndarray:
     """Tileable noise, float32 [SIDE, SIDE], mean 0 and deviation 1; steeper slopes are softer."""
     white = generator("scenes", "texture", str(slope)).standard_normal((SIDE, SIDE))
@@ -22,13 +22,18 @@ def texture(slope: float) -> np.ndarray:
     fx = np.fft.rfftfreq(SIDE)[None] * SIDE
     frequency = np.hypot(fy, fx)
     frequency[0, 0] = np.inf  # no mean
-    # Waves longer than a quarter tile would make one side of every piece dark.
-    amplitude = np.maximum(frequency, 4) ** -slope
+    # Waves longer than a sixth of the tile would make one side of every piece dark.
+    amplitude = np.maximum(frequency, 6) ** -slope
     amplitude[0, 0] = 0
     shaped = np.fft.irfft2(np.fft.rfft2(white) * amplitude, s=(SIDE, SIDE))
     shaped = ((shaped - shaped.mean()) / shaped.std()).astype(np.float32)
     shaped.setflags(write=False)
     return shaped
+
+
+def smooth() -> np.ndarray:
+    """Folds, ripples."""
+    return texture(2.8)
 
 
 def soft() -> np.ndarray:

@@ -81,11 +81,9 @@ def fish(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> list[
         capsule(x, y, (0.45, 0), (0.88, -rng.uniform(0.32, 0.5)), 0.1, 0.07),
     )
     tail = blend(tail, circle(x - 0.62, y, 0.16), 0.25)
-    fin = blend(
-        capsule(x, y, (-0.3, height * 0.7), (0.25, height + 0.2), 0.1, 0.03),
-        capsule(x, y, (0.0, -height * 0.7), (0.25, -height - 0.12), 0.08, 0.03),
-        0.05,
-    )
+    back = ellipse(*turned(x + 0.05, y - height * 0.8, -0.2), 0.4, rng.uniform(0.22, 0.32))
+    belly = ellipse(*turned(x - 0.12, y + height * 0.85, 0.5), 0.24, 0.13)
+    fin = union(intersection(back, -0.32 - x - 0.4 * y), belly)
     rays = wave((np.arctan2(y, x - 0.2) * 9).astype(np.float32))
     size = np.float32(rng.uniform(0.12, 0.17))
     row = np.floor(y / (size * 0.75))
@@ -112,7 +110,7 @@ def leaf(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> list[
     y = y - np.float32(bend) * x * x
     along = np.clip((x + 0.75) / 1.65, 0, 1)
     width = rng.uniform(0.36, 0.56) * np.sin(PI * along ** np.float32(rng.uniform(0.6, 0.9)))
-    teeth = rng.choice([0.0, 0.03]) * wave(along * 14)
+    teeth = float(rng.choice([0.0, 0.03])) * wave(along * 14)
     outside = np.maximum(np.abs(x - 0.075) - 0.825, 0)
     blade = (np.abs(y) - width + teeth) * 0.8 + outside
     stalk = capsule(x, y, (-1.05, 0), (-0.6, 0), 0.035, 0.03)
@@ -137,21 +135,21 @@ def mushroom(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> l
     under = ellipse(x, y - base, width, 0.15)
     cap = union(intersection(dome, base - y), under)
     color = np.broadcast_to(colors.main[:, None, None], (3, *x.shape))
-    ring = rng.uniform(0, 6.28)
-    for index in range(9):
-        # A sunflower spiral spreads the spots; those near the rim are seen from the side.
-        reach = np.sqrt((index + 0.5) / 9.5)
-        angle = ring + 2.4 * index
-        sx, sy = reach * np.cos(angle) * width, base + 0.12 + abs(np.sin(angle)) * reach * height
-        flat = np.sqrt(max(1.05 - reach**2, 0.15))
-        size = rng.uniform(0.07, 0.13)
-        spot = ellipse(x - np.float32(sx), y - np.float32(sy), size * (0.5 + 0.5 * flat), size)
-        color = mix(color, colors.light, step(spot, 0.025))
+    start = rng.random()
+    for index in range(10):
+        # A golden sequence spreads the spots; those near the rim are seen from the side.
+        reach = np.sqrt((index + 0.6) / 10.5)
+        angle = np.pi * ((start + 0.618 * index) % 1)
+        sx, sy = reach * np.cos(angle) * width, base + 0.04 + reach * np.sin(angle) * height
+        size = rng.uniform(0.07, 0.12)
+        narrow = size * np.sqrt(1.15 - reach**2)
+        sx, sy = turned(x - np.float32(sx), y - np.float32(sy), angle)
+        color = mix(color, colors.light, step(ellipse(sx, sy, narrow, size), 0.025))
     gills = mix(colors.light, colors.dark, 0.6 * wave(x * 9))
     return [
         Part(stem, mix(colors.light, colors.second, 0.15 * wave(x * 14)), bevel=0.16, gloss=0.05),
         Part(cap, color, bevel=min(width, height) * 0.9, gloss=0.4, dome=dome),
-        Part(intersection(under, y - base - 0.0), gills, bevel=0.02, gloss=0.0),
+        Part(intersection(under, y - base), gills, bevel=0.02, gloss=0.0),
     ]
 
 
@@ -206,14 +204,14 @@ def flower(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> lis
     """Streaked petals in two layers around a stippled disc."""
     count = int(rng.integers(6, 12))
     center = rng.uniform(0.2, 0.32)
-    width = min(0.3, 2.1 / count)
+    width = min(0.27, rng.uniform(1.4, 1.9) / count)
     parts = []
-    for turn, shade in ((np.pi / count, 0.55), (0.0, 0.0)):
+    for turn, shade, reach in ((np.pi / count, 0.9, 0.86), (0.0, 0.0, 0.98)):
         fx, fy = folded(*turned(x, y, turn), count)
-        petal = ellipse(fx - 0.55, fy, 0.38, width)
+        petal = ellipse(fx - (reach - 0.4), fy, 0.4, width)
         streak = wave(np.arctan2(fy, fx) * np.float32(14)) * np.clip(1.1 - fx, 0, 1)
         color = mix(colors.light, colors.main, np.clip((fx - 0.15) * 1.9, 0, 1))
-        color = mix(color, colors.second, 0.45 * streak + 0.35 * np.float32(shade))
+        color = mix(color, colors.second, 0.45 * streak) * np.float32(1 - 0.45 * shade)
         parts.append(Part(petal, color, bevel=width * 0.9, gloss=0.1, bump=0.012 * streak))
     pitch = np.float32(11)
     u, v = turned(x, y, rng.uniform(0, 3))
@@ -346,9 +344,9 @@ def pine(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> list[
         low = -0.68 + tier * 1.25 / tiers
         reach = spread * (1 - 0.72 * tier / tiers)
         high = low + 1.75 / tiers
-        slope = reach / (high - low)
+        slope = np.float32(reach / (high - low))
         droop = y - low + 0.1 * np.abs(x) / reach - 0.07 * comb
-        edge = (np.abs(x) - (high - y) * np.float32(slope)) / np.hypot(1, slope)
+        edge = (np.abs(x) - (high - y) * slope) / np.hypot(np.float32(1), slope)
         outline = np.maximum(edge, -droop)
         depth = np.clip((y - low) / (high - low), 0, 1)
         needles = wave(x * 13 / (1.2 - depth) * 0.9 + y * 3)

@@ -61,7 +61,7 @@ def _draw_lamp(rng: np.random.Generator, setting: Setting) -> Lamp:
 
 
 def _draw_pose(rng: np.random.Generator, kind: ObjectClass, setting: Setting) -> Pose:
-    scale = SIDE * rng.uniform(0.2, 0.37)
+    scale = SIDE * rng.uniform(0.26, 0.44)
     margin = scale * 0.85
     x = rng.uniform(margin, SIDE - margin)
     y = rng.uniform(margin, SIDE - margin)
@@ -88,8 +88,7 @@ def _place(
 ) -> np.ndarray:
     """Paint an object with its shadow into `light`; returns its mask, bool [SIDE, SIDE]."""
     reach = pose.scale * 1.25 * max(pose.aspect, 1 / pose.aspect)
-    x0, x1 = (int(np.clip(pose.x + s * reach, 0, SIDE)) for s in (-1, 1))
-    y0, y1 = (int(np.clip(pose.y + s * reach, 0, SIDE)) for s in (-1, 1))
+    (x0, x1), (y0, y1) = _span(pose.x, reach), _span(pose.y, reach)
     columns = (np.arange(x0, x1, dtype=np.float32) + np.float32(0.5 - pose.x))[None]
     rows = (np.arange(y0, y1, dtype=np.float32) + np.float32(0.5 - pose.y))[:, None]
     x, y = turned(columns / np.float32(pose.scale), -rows / np.float32(pose.scale), pose.turn)
@@ -105,8 +104,17 @@ def _place(
     for index, (part, alpha) in enumerate(zip(parts, alphas, strict=True)):
         if index:  # what lies below a part is shaded where they touch
             canvas *= 1 - 0.4 * step(part.distance - 0.03, 0.14) * whole
-        canvas += (_shade(part, lamp) * speckle - canvas) * alpha
+        window = _window(alpha)
+        below = canvas[:, *window]
+        below += (_shade(part, window, lamp) * speckle[window] - below) * alpha[window]
     return mask
+
+
+def _window(alpha: Field) -> tuple[slice, slice]:
+    """The rows and columns that a part covers any of."""
+    spans = (np.flatnonzero(alpha.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(int(s[0]), int(s[-1]) + 1) if s.size else slice(0) for s in spans)
+    return rows, columns
 
 
 def _slopes(field: Field) -> tuple[Field, Field]:
@@ -125,16 +133,17 @@ def _coverage(distance: Field) -> Field:
     return np.clip(0.5 - distance / (np.hypot(dx, dy) + np.float32(1e-6)), 0, 1)
 
 
-def _shade(part: Part, lamp: Lamp) -> np.ndarray:
+def _shade(part: Part, window: tuple[slice, slice], lamp: Lamp) -> np.ndarray:
     """Light that a part sends to the camera, [3, h, w]: a rounded edge, diffuse and specular."""
     dome = part.distance if part.dome is None else part.dome
-    dx, dy = _slopes(dome)
+    dx, dy = (slope[window] for slope in _slopes(dome))
+    dome = dome[window]
     steep = np.hypot(dx, dy) + np.float32(1e-6)
     inward = np.clip(-dome / np.float32(part.bevel), 0, 1)
     lean = (1 - inward) / steep
     nx, ny, nz = dx * lean, dy * lean, np.sqrt(inward * (2 - inward))
     if part.bump is not None:
-        bx, by = _slopes(part.bump)
+        bx, by = (slope[window] for slope in _slopes(part.bump))
         # In object units per pixel; an object unit is about 55 pixels.
         nx, ny = nx - 55 * bx, ny - 55 * by
         norm = 1 / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-6))
@@ -148,31 +157,49 @@ def _shade(part: Part, lamp: Lamp) -> np.ndarray:
         shine = shine * shine
     around = 0.75 + 0.25 * ny
     received = lamp.color[:, None, None] * diffuse + lamp.ambient[:, None, None] * around
-    color = part.color[:, None, None] if part.color.ndim == 1 else part.color
+    flat = part.color.ndim == 1
+    color = part.color[:, None, None] if flat else part.color[:, *window]
     return color * received + np.float32(part.gloss * 0.8) * shine * lamp.color[:, None, None]
 
 
-def _shadow(light: np.ndarray, mask: np.ndarray, pose: Pose, lamp: Lamp, setting: Setting) -> None:
+def _shadow(light: np.ndarray, mask: Field, pose: Pose, lamp: Lamp, setting: Setting) -> None:
     """Darken what the object keeps the light from: the ground it stands on, or lies on."""
     rows = np.flatnonzero(mask.any(1))
     if not rows.size:
         return
-    if setting.horizon is not None:
-        columns = np.flatnonzero(mask[max(rows[-1] - int(pose.scale * 0.6), 0) :].any(0))
-        middle, width = columns.mean(), max(np.ptp(columns) / 2, 4)
-        line = np.arange(SIDE, dtype=np.float32)
-        dx = (line[None] - np.float32(middle - lamp.direction[0] * width * 0.6)) / np.float32(
-            width * 1.3
-        )
-        dy = (line[:, None] - np.float32(rows[-1] - 1)) / np.float32(width * 0.3)
-        shade = np.clip(1.1 - np.hypot(dx, dy), 0, 1)
-        light *= 1 - 0.7 * shade * (3 - 2 * shade) * shade
+    if setting.horizon is None:
+        _cast_shadow(light, mask, pose, lamp)
         return
+    foot = int(rows[-1])
+    columns = np.flatnonzero(mask[max(foot - int(pose.scale * 0.6), 0) :].any(0))
+    half = max(float(columns[-1] - columns[0]) / 2, 4.0)
+    middle = float(columns.mean() - lamp.direction[0] * half * 0.6)
+    top, low = _span(foot, half * 0.34)
+    left, right = _span(middle, half * 1.45)
+    dx = (np.arange(left, right, dtype=np.float32) - np.float32(middle)) / np.float32(half * 1.3)
+    dy = (np.arange(top, low, dtype=np.float32) - np.float32(foot - 1)) / np.float32(half * 0.3)
+    shade = np.clip(1.1 - np.hypot(dx[None], dy[:, None]), 0, 1)
+    light[:, top:low, left:right] *= 1 - 0.7 * shade * (3 - 2 * shade) * shade
+
+
+def _cast_shadow(light: np.ndarray, mask: Field, pose: Pose, lamp: Lamp) -> None:
+    """The object's own outline, blurred and moved away from the lamp."""
     height = pose.scale * 0.16
-    dx = int(round(-lamp.direction[0] * height * 2))
-    dy = int(round(lamp.direction[1] * height * 2))
-    blurred = _blur(np.roll(mask, (dy, dx), (0, 1)).astype(np.float32), max(int(height * 0.5), 2))
-    light *= 1 - 0.55 * blurred
+    radius = max(int(height * 0.5), 2)
+    dx = round(float(-lamp.direction[0]) * height * 2)
+    dy = round(float(lamp.direction[1]) * height * 2)
+    reach = pose.scale * 1.4 + 2 * radius
+    top, low = _span(pose.y + dy, reach)
+    left, right = _span(pose.x + dx, reach)
+    columns = np.arange(left, right) - dx
+    rows = np.arange(top, low) - dy
+    moved = mask[np.clip(rows, 0, SIDE - 1)][:, np.clip(columns, 0, SIDE - 1)]
+    light[:, top:low, left:right] *= 1 - 0.55 * _blur(moved.astype(np.float32), radius)
+
+
+def _span(middle: float, reach: float) -> tuple[int, int]:
+    """The pixels within `reach` of `middle` that lie in the picture."""
+    return int(np.clip(middle - reach, 0, SIDE)), int(np.clip(middle + reach + 1, 0, SIDE))
 
 
 def _blur(field: Field, radius: int) -> Field:
