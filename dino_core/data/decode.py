@@ -7,8 +7,9 @@ What is decided here, once, for training, galleries and apps alike:
 - Size is checked from the header, before any pixel is decompressed.
 - EXIF orientation is applied. Transparency is laid on white. Of an animation, the first frame.
 - 16 bits become 8 by v * 255 / 65535, rounded: the full range, nothing clipped, the same for every
-  file. Floating point in [0, 1] is scaled, in [0, 255] kept, anything else stretched from its
-  least to its greatest finite value; 32-bit integers likewise.
+  file. Floating point in [0, 1] is scaled so that 1 is white, values in [0, 255] are kept, 32-bit
+  integers up to 65535 are taken for 16 bits, anything else is stretched from its least to its
+  greatest value. What is not a number counts as 0.
 - CMYK is converted without a color profile, Adobe's inverted kind told apart by its marker.
 - A truncated file is bad: half a gray picture would teach a model gray halves.
 
@@ -26,7 +27,7 @@ from PIL import Image
 MAX_PIXELS = 2**27  # 134 million: 400 MB as RGB, beyond any camera
 MAX_BYTES = 2**30
 FORMATS = (
-    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
+    "AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -125,7 +126,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     """Pixels of any Pillow mode as RGB uint8 [H, W, 3], before orientation."""
     mode = image.mode
     if mode.startswith("I") or mode == "F":
-        gray = _to_8_bits(np.asarray(image), sixteen=mode.startswith("I;16"))
+        values = np.asarray(image)
+        gray = _from_deep(values) if mode.startswith("I;16") else _from_unbounded(values)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         picture = image.convert("RGBA")
@@ -138,22 +140,23 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _to_8_bits(values: np.ndarray, sixteen: bool) -> np.ndarray:
-    """Deep gray values [H, W] as uint8, by the rule in the module's docstring."""
-    if sixteen:
-        return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    least, most = finite.min(), finite.max()
-    floating = values.dtype.kind == "f"
-    if least >= 0 and floating and most <= 1:
-        scaled = finite * 255
-    elif least >= 0 and most <= 255:
-        scaled = finite
-    elif least >= 0 and not floating and most <= 65535:
-        scaled = finite * (255 / 65535)
-    else:
-        scaled = (finite - least) * (255 / max(most - least, 1e-300))
-    return np.round(scaled).astype(np.uint8)
+def _from_deep(values: np.ndarray) -> np.ndarray:
+    """16-bit gray [H, W] as uint8: the full range scaled down and rounded."""
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _from_unbounded(values: np.ndarray) -> np.ndarray:
+    """32-bit integer or floating gray [H, W] as uint8, by the rule in the module's docstring."""
+    gray = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    least, most = gray.min(), gray.max()
+    if least >= 0 and most <= 1 and values.dtype.kind == "f":
+        gray *= 255
+    elif least >= 0 and 255 < most <= 65535 and values.dtype.kind != "f":
+        gray *= 255 / 65535
+    elif least < 0 or most > 255:
+        # Halved first: the difference of two extreme values may not be a number.
+        gray = (gray / 2 - least / 2) / max(most / 2 - least / 2, 1e-300) * 255
+    return np.round(gray).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,6 +1,7 @@
 """A folder of images, nested or flat, as an image source."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from dino_core.data.decode import looks_like_image, read_file
@@ -14,10 +15,10 @@ HEAD = 32  # bytes that tell whether a file is an image
 class Folder(Source):
     """Images under a folder, in order of their names, whatever order the disk lists them in."""
 
-    def __init__(self, spec: str, root: Path, names: list[str], notes: list[str]) -> None:
+    def __init__(self, spec: str, root: Path, names: Sequence[str], notes: list[str]) -> None:
         self.spec, self.root, self.notes = spec, root, notes
         self.ids = Names(names)
-        found = folder_labels(names)
+        found = folder_labels(self.ids)
         self.labels, self.classes, self.splits = found.labels, found.classes, found.splits
 
     def read(self, i: int) -> bytes:
@@ -69,7 +70,7 @@ def _find(root: Path) -> tuple[list[str], list[str]]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # where entry.is_dir() would raise on a link to itself
                 (links if entry.is_symlink() else waiting).append(name)
             elif _is_image(entry):
                 names.append(name)
@@ -79,7 +80,7 @@ def _find(root: Path) -> tuple[list[str], list[str]]:
 def _is_image(entry: os.DirEntry[str]) -> bool:
     """Whether a directory entry is to be taken as an image, good or bad."""
     told = by_name(entry.name)
-    if not entry.is_file():
+    if not os.path.isfile(entry.path):
         # A link to a file that is gone is a missing image to report; a pipe or device is nothing.
         return bool(told) and entry.is_symlink() and not os.path.exists(entry.path)
     if told is not None:

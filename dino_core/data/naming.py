@@ -5,51 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IMAGE_ENDINGS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".avif",
-        ".qoi",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".mpo",
-        ".apng",
-        ".heic",
-        ".heif",
-    ]
-)
+# fmt: off
+IMAGE_ENDINGS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif",
+    ".tiff", ".avif", ".qoi", ".mpo", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".heic", ".heif",
+))
 # Begin like TIFF, but hold a camera's raw data or a whole microscope slide.
-NOT_PICTURES = frozenset(
-    [
-        ".dng",
-        ".nef",
-        ".nrw",
-        ".cr2",
-        ".arw",
-        ".orf",
-        ".pef",
-        ".rw2",
-        ".srw",
-        ".svs",
-        ".ndpi",
-        ".scn",
-    ]
-)
+NOT_PICTURES = frozenset((
+    ".dng", ".nef", ".nrw", ".cr2", ".arw", ".orf", ".pef", ".rw2", ".srw", ".svs", ".ndpi", ".scn",
+))
+# fmt: on
 SPLITS = frozenset(["train", "training", "val", "valid", "validation", "dev", "test", "testing"])
 
 
@@ -82,8 +48,7 @@ def folder_labels(names: Sequence[str]) -> FolderLabels:
     folder are unlabeled (-1). One folder around everything says nothing and gives no labels.
     Folders called train, val, test and the like are splits, and the class is one level further in.
     """
-    folders = [name.split("/")[:-1] for name in names]
-    folders = _without_common(folders)
+    folders = _without_common([name.split("/")[:-1] for name in names])
     splits = None
     if len(folders) and all(parts and parts[0].lower() in SPLITS for parts in folders):
         splits = np.array([parts[0] for parts in folders], dtype=object)
@@ -100,10 +65,9 @@ def _without_common(folders: list[list[str]]) -> list[list[str]]:
     """Drop the leading folders that all images share."""
     if not folders:
         return folders
+    first, last = min(folders), max(folders)  # what these two share, all between them share
     shared = 0
-    for level in zip(*folders, strict=False):
-        if len(set(level)) > 1:
-            break
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1
     return [parts[shared:] for parts in folders]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dino_core.data.decode import BadImage
-from dino_core.data.source import Source
+from dino_core.data.source import Source, checked
 from dino_core.errors import UserError
 from dino_core.files import whole_file
 from dino_core.rng import generator, permutation
@@ -31,8 +31,9 @@ def safe_image(source: Source, i: int) -> tuple[np.ndarray, int, list[Quarantine
     or what was read before. Raises `UserError` when replacement after replacement is bad too.
     """
     bad: list[Quarantined] = []
+    i = checked(i, len(source))
     try:
-        return source.image(i), int(i), bad
+        return source.image(i), i, bad
     except BadImage as error:
         bad.append(Quarantined(source.ids[i], error.reason))
     for candidate in _replacements(i, len(source)):

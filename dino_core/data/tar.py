@@ -27,7 +27,7 @@ class Tar(Source):
         names = sorted(members, key=os.fsencode)
         self.spec, self.root, self.notes = spec, file.parent, []
         self.ids = Names(names)
-        found = folder_labels(names)
+        found = folder_labels(self.ids)
         self.labels, self.classes, self.splits = found.labels, found.classes, found.splits
         self.file = file
         places = np.array([members[name] for name in names], np.int64).reshape(-1, 2)
