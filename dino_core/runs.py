@@ -1,0 +1,204 @@
+"""The run folder on disk: newest whole checkpoint, metrics, status. Knows nothing of torch.
+
+    runs/NAME/
+        recipe.json       the resolved recipe, with versions and the compute thread count
+        metrics.jsonl     one JSON object per logged step
+        status.json       pid with process start time and boot id, state, heartbeat
+        log.txt           what was said to the user
+        warnings.jsonl    what looked wrong, with the remedy
+        stop              a request to stop: whoever wants the run to end makes this file
+        checkpoints/step-00001000/{student,teacher,optimizer}.safetensors, state.json
+
+A checkpoint appears whole or not at all (written aside, flushed, renamed), so a folder whose name
+fits and whose four files are there can be trusted.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dino_core.errors import UserError
+from dino_core.files import read_json, write_json
+
+CHECKPOINT_FILES = (
+    "student.safetensors",
+    "teacher.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+)
+_CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved moment of a run: the number of optimizer steps done, and its folder."""
+
+    step: int
+    path: Path
+
+    def missing(self) -> list[str]:
+        """The files that ought to be there and are not."""
+        return [name for name in CHECKPOINT_FILES if not (self.path / name).is_file()]
+
+
+class Run:
+    """A training run on disk, readable while it is being written by another process."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def exists(self) -> bool:
+        """Whether a run was started here (its recipe is written before its first step)."""
+        return (self.path / "recipe.json").is_file()
+
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe, as written at the start."""
+        return read_json(self.path / "recipe.json")
+
+    # -- checkpoints ------------------------------------------------------------------------
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All whole checkpoints, oldest first."""
+        return [found for found in self._found() if not found.missing()]
+
+    def incomplete(self) -> list[Checkpoint]:
+        """Checkpoints that lack a file: nothing of ours leaves these, but a copy may."""
+        return [found for found in self._found() if found.missing()]
+
+    def checkpoint(self, step: int | None = None) -> Checkpoint:
+        """The checkpoint at `step`, or the newest. Raises `UserError` when there is none."""
+        whole = self.checkpoints()
+        if step is None:
+            if not whole:
+                raise UserError(f"{self.path}: no checkpoint yet; train first, or wait for one")
+            return whole[-1]
+        for found in whole:
+            if found.step == step:
+                return found
+        steps = ", ".join(str(found.step) for found in whole) or "none"
+        raise UserError(f"{self.path}: no whole checkpoint at step {step} (there are: {steps})")
+
+    def _found(self) -> list[Checkpoint]:
+        folder = self.path / "checkpoints"
+        if not folder.is_dir():
+            return []
+        named = ((_CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+        found = [Checkpoint(int(match[1]), path) for match, path in named if match]
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    # -- metrics ----------------------------------------------------------------------------
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every logged step; a line that is cut short (being written now) is left out."""
+        return list(_json_lines(self.path / "metrics.jsonl"))
+
+    def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows to `metrics.jsonl`, one JSON object a line."""
+        _append_lines(self.path / "metrics.jsonl", rows)
+
+    def cut_metrics(self, step: int) -> None:
+        """Forget what was logged at or after `step`, so a resumed run does not tell it twice."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            kept = [row for row in self.metrics() if row.get("step", 0) < step]
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def warn(self, step: int, sentence: str) -> None:
+        """Add a warning to `warnings.jsonl`."""
+        _append_lines(self.path / "warnings.jsonl", [{"step": step, "warning": sentence}])
+
+    def log(self, line: str) -> None:
+        """Add a dated line to `log.txt`."""
+        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    # -- status -----------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The last status written, `{}` before the first; `state` is corrected for a dead process.
+
+        `state` is one of `running`, `finished`, `stopped`, `failed`, `dead` (its process is gone
+        without a word: killed, or the machine was restarted).
+        """
+        path = self.path / "status.json"
+        if not path.is_file():
+            return {}
+        status: dict[str, Any] = read_json(path)
+        if status.get("state") == "running" and not is_alive(status.get("process", {})):
+            status["state"] = "dead"
+        return status
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Say what this process is doing, with a heartbeat (seconds since the epoch)."""
+        value = {"state": state, "heartbeat": time.time(), "process": this_process(), **more}
+        write_json(self.path / "status.json", value)
+
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+
+def list_runs(root: Path) -> list[Run]:
+    """The runs under `root/runs`, by name."""
+    folder = root / "runs"
+    if not folder.is_dir():
+        return []
+    return [run for run in map(Run, sorted(folder.iterdir())) if run.exists()]
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from a later one that was given the same pid."""
+    return describe_process(os.getpid())
+
+
+def is_alive(process: dict[str, Any]) -> bool:
+    """Whether the very process that `this_process` described still runs on this machine."""
+    pid = process.get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return describe_process(pid) == process
+
+
+def describe_process(pid: int) -> dict[str, Any]:
+    """pid, start time in clock ticks and boot id; the last two only where /proc tells them."""
+    described: dict[str, Any] = {"pid": pid}
+    try:
+        # Field 22 of stat is the start time; the name in field 2 may hold spaces and brackets.
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        described["started"] = int(stat.rpartition(")")[2].split()[19])
+        described["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, ValueError, IndexError):
+        pass
+    return described
+
+
+def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

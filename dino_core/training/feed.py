@@ -1,0 +1,142 @@
+"""From a source of images to batches of views, the same whatever the number of workers.
+
+The order is a function of (seed, epoch), each view of (seed, epoch, image, view): a batch is named
+by its step alone, so a run can start at any step. Workers decode once and crop to uint8; color,
+blur and normalization happen in one batch on the device.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dino_core.augment import MultiCrop, PhotometricBatch, crop_views, photometric, plan_views
+from dino_core.data import Quarantined, Source, epoch_order, safe_image
+from dino_core.models import ModelInfo
+from dino_core.training.recipe import Recipe
+
+Key = tuple[int, int]  # (epoch, image index)
+
+
+@dataclass
+class Sample:
+    """The views of one image: uint8 [C, S, S] each, and what the device has still to do to them."""
+
+    index: int
+    crops: list[Tensor]
+    plans: list  # type: ignore[type-arg]
+    quarantined: list[Quarantined]
+
+
+@dataclass
+class Batch:
+    """Views of B images, grouped by size and view-major inside a group."""
+
+    indices: np.ndarray
+    """int64 [B], which images these are."""
+    crops: list[Tensor]
+    """uint8 [n_i * B, C, S_i, S_i] per group, the global views first."""
+    photometrics: list[PhotometricBatch]
+    quarantined: list[Quarantined]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader for CUDA, so that copies overlap with compute."""
+        self.crops = [crops.pin_memory() for crops in self.crops]
+        return self
+
+    def views(self, info: ModelInfo, device: torch.device) -> list[Tensor]:
+        """Normalized float32 views per group, made on the device."""
+        return [
+            photometric(crops.to(device, non_blocking=True), plan.to(device), info.mean, info.std)
+            for crops, plan in zip(self.crops, self.photometrics, strict=True)
+        ]
+
+
+class ViewDataset(Dataset[Sample]):
+    """(epoch, image index) -> the cropped views of that image in that epoch."""
+
+    def __init__(self, source: Source, crops: MultiCrop, seed: int) -> None:
+        self.source = source
+        self.config = crops
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        image, _, quarantined = safe_image(self.source, index)
+        height, width = image.shape[:2]
+        plans = plan_views(self.config, self.seed, epoch, index, height=height, width=width)
+        return Sample(index, crop_views(image, plans), plans, quarantined)
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The keys of every micro-batch of steps `start` .. `stop - 1`."""
+
+    def __init__(self, images: int, recipe: Recipe, start: int, stop: int) -> None:
+        self.images = images
+        self.recipe = recipe
+        self.start = start
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.recipe.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        steps_per_epoch = self.recipe.steps_per_epoch(self.images)
+        order, order_epoch = np.empty(0, dtype=np.int64), -1
+        for step in range(self.start, self.stop):
+            epoch, step_in_epoch = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = epoch_order(self.images, self.recipe.seed, epoch), epoch
+            first = step_in_epoch * self.recipe.global_batch
+            for micro in range(self.recipe.accumulate):
+                begin = first + micro * self.recipe.batch_size
+                chosen = order[begin : begin + self.recipe.batch_size]
+                yield [(epoch, int(index)) for index in chosen]
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples by view size, view-major."""
+    views = range(len(samples[0].crops))
+    groups = [views[:2], views[2:]] if len(views) > 2 else [views]
+    return Batch(
+        indices=np.array([sample.index for sample in samples]),
+        crops=[torch.stack([s.crops[v] for v in group for s in samples]) for group in groups],
+        photometrics=[
+            PhotometricBatch.collate([s.plans[v] for v in group for s in samples])
+            for group in groups
+        ],
+        quarantined=[bad for sample in samples for bad in sample.quarantined],
+    )
+
+
+def create_loader(
+    source: Source, recipe: Recipe, start: int, stop: int, workers: int, pin: bool
+) -> DataLoader[Batch]:
+    """Batches for steps `start` .. `stop - 1`, `accumulate` for each step."""
+    return DataLoader(
+        ViewDataset(source, recipe.crops, recipe.seed),  # type: ignore[arg-type]
+        batch_sampler=StepSampler(len(source), recipe, start, stop),
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+        worker_init_fn=_settle_worker,
+    )
+
+
+def _settle_worker(_worker: int) -> None:
+    """A worker takes no core that the training computes on, and outlives a Ctrl-C.
+
+    A terminal sends Ctrl-C to every process; only the loop decides when to stop, and then ends its
+    workers itself.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

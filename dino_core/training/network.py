@@ -1,0 +1,57 @@
+"""Student and teacher: a backbone with a projection head, fed views of several sizes."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dino_core.models import Backbone, ProjectionHead, create_backbone
+from dino_core.training.recipe import BackboneConfig, HeadConfig
+
+
+class Network(nn.Module):
+    """Backbone and head: views of one size share a backbone pass, all views one head pass."""
+
+    def __init__(self, backbone: Backbone, head: ProjectionHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, groups: Sequence[Tensor]) -> Tensor:
+        """Logits float [N, K] for groups of views, each [n_i, C, S_i, S_i] of its own size S_i."""
+        return self.head(torch.cat([self.backbone(views) for views in groups]))
+
+    def published_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters under the names of the published checkpoints."""
+        for name, parameter in self.named_parameters():
+            yield name.replace("backbone.vit.", "backbone.", 1), parameter
+
+
+def create_student(backbone: BackboneConfig, head: HeadConfig) -> Network:
+    """A freshly initialized student (from torch's global generator: seed it first)."""
+    body = create_backbone(backbone.info(), drop_path_rate=backbone.drop_path)
+    return Network(
+        body,
+        ProjectionHead(
+            body.embed_dim,
+            out_dim=head.out_dim,
+            hidden_dim=head.hidden_dim,
+            bottleneck_dim=head.bottleneck_dim,
+            layers=head.layers,
+            norm_last_layer=head.norm_last_layer,
+            batch_norm=head.batch_norm,
+        ),
+    )
+
+
+def create_teacher(student: Network) -> Network:
+    """The student's equal at the start: same weights, no gradient, no drop path.
+
+    It stays in train mode, as published, which matters only to batch norm.
+    """
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    for module in teacher.modules():
+        if hasattr(module, "drop_prob"):  # timm's DropPath
+            module.drop_prob = 0.0
+    return teacher

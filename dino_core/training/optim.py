@@ -1,0 +1,123 @@
+"""What moves the student: parameter groups, clipping, AdamW / SGD / LARS.
+
+Published details that re-implementations miss: everything that is not a bias or 1-D is decayed (so
+position embedding, class token and the head's `weight_g` too); clipping is per parameter tensor,
+not by the global norm, and comes before the last layer is frozen.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OptimizerName = Literal["adamw", "sgd", "lars"]
+
+
+def is_regularized(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies to a parameter, as published."""
+    return not (name.endswith(".bias") or parameter.ndim == 1)
+
+
+def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Two groups: decayed, and not decayed (weight_decay 0). Frozen parameters are left out."""
+    trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trainable if is_regularized(name, p)]
+    free = [p for name, p in trainable if not is_regularized(name, p)]
+    return [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+
+
+def create_optimizer(name: OptimizerName, network: nn.Module) -> Optimizer:
+    """An optimizer whose learning rate and weight decay the step sets before every use."""
+    groups = parameter_groups(network)
+    if name == "adamw":
+        # One fused kernel per group instead of a dozen passes over the moments.
+        return torch.optim.AdamW(groups, lr=0.0, fused=_fused_is_there(network))
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    return LARS(groups)
+
+
+def clip_per_tensor(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale each gradient tensor to at most `limit` in L2 norm, in place, without a host sync.
+
+    A limit of 0 clips nothing. Returns the sum of the norms before clipping, a scalar tensor.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(grads)
+    if limit > 0:
+        coefficients = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        torch._foreach_mul_(grads, coefficients)
+    return torch.stack(norms).sum()
+
+
+def clip_per_tensor_plain(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """The plain twin of `clip_per_tensor`: one tensor at a time, asking the device each time."""
+    total = 0.0
+    for p in parameters:
+        if p.grad is None:
+            continue
+        norm = p.grad.norm(2)
+        total += norm.item()
+        coefficient = limit / (norm + 1e-6)
+        if limit > 0 and coefficient < 1:
+            p.grad.mul_(coefficient)
+    return torch.tensor(total)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, parameters only, not buffers."""
+    theirs = [p.detach() for p in student.parameters()]
+    ours = [p.detach() for p in teacher.parameters()]
+    torch._foreach_mul_(ours, momentum)
+    torch._foreach_add_(ours, theirs, alpha=1 - momentum)
+
+
+@torch.no_grad()
+def ema_update_plain(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """The plain twin of `ema_update`."""
+    for t, s in zip(teacher.parameters(), student.parameters(), strict=True):
+        t.mul_(momentum).add_(s, alpha=1 - momentum)
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017), as BYOL and the published code use it.
+
+    The rate of each decayed tensor is scaled by `trust * |w| / |g|`, g with its weight decay;
+    biases and 1-D tensors take plain momentum steps.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.9, trust: float = 0.001
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "trust": trust}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step_one(p, group)
+
+    def _step_one(self, p: Tensor, group: dict[str, Any]) -> None:
+        update = p.grad
+        assert update is not None
+        if p.ndim > 1:
+            update = update.add(p, alpha=group["weight_decay"])
+            weight_norm, update_norm = p.norm(), update.norm()
+            scale = group["trust"] * weight_norm / update_norm
+            usable = (weight_norm > 0) & (update_norm > 0)
+            update = update * torch.where(usable, scale, torch.ones_like(scale))
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+        p.add_(buffer, alpha=-group["lr"])
+
+
+def _fused_is_there(network: nn.Module) -> bool:
+    """Whether AdamW has a fused kernel for the device of this network's parameters."""
+    return next(network.parameters()).device.type in ("cpu", "cuda", "mps")

@@ -1,0 +1,194 @@
+"""A recipe: every setting of a training run, as typed dataclasses with the paper's defaults.
+
+The command line is derived from these fields (`scripts/train.py --help`), and a resolved recipe is
+what a run writes to its `recipe.json`.
+"""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dino_core.augment import MultiCrop
+from dino_core.errors import UserError
+from dino_core.models import ModelInfo
+from dino_core.training.optim import OptimizerName
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which timm ViT is trained."""
+
+    architecture: str = "vit_small_patch16_224"
+    """Any ViT that timm knows by name."""
+    patch_size: int = 16
+    """Pixels per side of a patch, 4 to 16."""
+    image_size: int = 224
+    """Native size in pixels: the grid of the position embedding."""
+    drop_path: float = 0.1
+    """Stochastic depth of the student, growing linearly to this rate at the last block."""
+
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            architecture=self.architecture,
+            patch_size=self.patch_size,
+            image_size=self.image_size,
+            pos_embed="dino",
+        )
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The projection head and its prototypes."""
+
+    out_dim: int = 65536
+    """Number of prototypes K. A few thousand for a few thousand images."""
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    layers: int = 3
+    norm_last_layer: bool = True
+    """Fix the prototypes' norm at 1; steadier, a little worse in long runs."""
+    batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """What moves the student."""
+
+    optimizer: OptimizerName = "adamw"
+    lr: float = 0.0005
+    """Peak learning rate per 256 images of the global batch (scaled linearly)."""
+    min_lr: float = 1e-6
+    """Where the cosine ends; not scaled."""
+    warmup_epochs: float = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip_grad: float = 3.0
+    """Largest L2 norm of each gradient tensor; 0 clips nothing."""
+    freeze_last_layer: float = 1
+    """Epochs in which the prototypes do not move."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How the teacher follows the student, and how its targets are made."""
+
+    momentum: float = 0.996
+    """Start of the EMA momentum, which rises to 1 along a cosine."""
+    teacher_temp: float = 0.04
+    warmup_teacher_temp: float = 0.04
+    warmup_teacher_temp_epochs: int = 0
+    student_temp: float = 0.1
+    center_momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run learns. Defaults: the paper's vanilla ViT-S/16."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    crops: MultiCrop = field(default_factory=MultiCrop)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+    epochs: int = 100
+    steps: int | None = None
+    """Optimizer steps in all; given, it takes the place of `epochs`."""
+    batch_size: int = 64
+    """Images per forward pass."""
+    accumulate: int = 1
+    """Forward passes per optimizer step; center and teacher still move once a step."""
+    precision: Precision = "bf16"
+    """Of the matrix products; loss, softmax and normalization are always fp32."""
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    threads: int = 0
+    """Compute threads on the CPU; 0 takes every core. Written down and restored on resume."""
+    workers: int | None = None
+    """Processes that decode and crop; by default chosen from device and cores."""
+    init: str | None = None
+    """A model to start the backbone from (any model spelling) instead of fresh weights."""
+    save_every: int = 500
+    """Optimizer steps between checkpoints."""
+    keep: int = 5
+    """Newest checkpoints that are kept; 0 keeps all."""
+    log_every: int = 10
+    """Optimizer steps between lines of `metrics.jsonl`."""
+
+    @property
+    def global_batch(self) -> int:
+        """Images per optimizer step."""
+        return self.batch_size * self.accumulate
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Recipe":
+        """The inverse of `to_json`; unknown or missing fields are a `UserError`."""
+        parts: dict[str, type] = {
+            "backbone": BackboneConfig,
+            "crops": MultiCrop,
+            "head": HeadConfig,
+            "optim": OptimConfig,
+            "teacher": TeacherConfig,
+        }
+        try:
+            nested = {name: kind(**_tuples(value[name])) for name, kind in parts.items()}
+            return Recipe(**{**value, **nested})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"recipe.json is of another version of the program: {error}") from None
+
+    def resolved(self, images: int) -> "Recipe":
+        """The same recipe with every choice left open made: steps, threads.
+
+        Raises `UserError` with a sentence for what cannot work.
+        """
+        self._check(images)
+        return dataclasses.replace(
+            self,
+            steps=self.steps or self.epochs * self.steps_per_epoch(images),
+            threads=self.threads or os.cpu_count() or 1,
+        )
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Whole global batches in one pass over the data; the rest waits for the next shuffle."""
+        return images // self.global_batch
+
+    def _check(self, images: int) -> None:
+        if self.global_batch > images:
+            raise UserError(
+                f"the batch of {self.global_batch} is larger than the data ({images} images): "
+                f"use --batch-size {max(1, images)} or less"
+            )
+        patch = self.backbone.patch_size
+        for name, size in (("global", self.crops.global_size), ("local", self.crops.local_size)):
+            if size % patch:
+                raise UserError(
+                    f"--{name}-size {size} is not a multiple of the patch size {patch}: "
+                    f"use {size // patch * patch or patch}"
+                )
+        steps_per_epoch = self.steps_per_epoch(images)
+        steps = self.steps or self.epochs * steps_per_epoch
+        if steps < 1:
+            raise UserError("the run has no steps: raise --epochs or --steps")
+        if round(self.optim.warmup_epochs * steps_per_epoch) > steps:
+            raise UserError(
+                f"the learning rate warms up for {self.optim.warmup_epochs:g} epochs, longer than "
+                f"the run of {steps / steps_per_epoch:.3g} epochs: lower --warmup-epochs"
+            )
+        if self.teacher.warmup_teacher_temp_epochs > math.ceil(steps / steps_per_epoch):
+            raise UserError(
+                f"the teacher temperature warms up for {self.teacher.warmup_teacher_temp_epochs} "
+                f"epochs, longer than the run: lower --warmup-teacher-temp-epochs"
+            )
+
+
+def _tuples(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the dataclasses have tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}

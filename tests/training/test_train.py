@@ -1,0 +1,190 @@
+"""Whole runs, small enough for two cores: they learn, resume exactly, and refuse in sentences."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dino_core.augment import MultiCrop
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.models import load_model
+from dino_core.runs import Run
+from dino_core.training import RECIPES, BackboneConfig, HeadConfig, OptimConfig, Recipe, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+TINY = Recipe(
+    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, image_size=32, drop_path=0.1),
+    crops=MultiCrop(global_size=32, local_size=16, local_count=2),
+    head=HeadConfig(out_dim=64, hidden_dim=64, bottleneck_dim=32),
+    optim=OptimConfig(lr=0.01, warmup_epochs=0.5, freeze_last_layer=0.5),
+    steps=4,
+    batch_size=4,
+    precision="fp32",
+    device="cpu",
+    threads=1,
+    workers=0,
+    save_every=2,
+    log_every=1,
+)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return open_source("scenes:24")
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory) -> Run:
+    """Four steps without interruption."""
+    return train(TINY, source, Run(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def weights(run: Run, step: int | None = None) -> dict[str, torch.Tensor]:
+    folder = run.checkpoint(step).path
+    files = ("student", "teacher", "optimizer")
+    return {f"{f}.{k}": v for f in files for k, v in load_file(folder / f"{f}.safetensors").items()}
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert different == []
+
+
+def test_a_run_leaves_what_the_design_says(whole):
+    assert [c.step for c in whole.checkpoints()] == [2, 4]
+    assert whole.status()["state"] == "finished"
+    rows = whole.metrics()
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["lr"] == 0  # the published schedule starts at exactly 0
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    recipe = whole.recipe()
+    assert recipe["threads"] == 1
+    assert recipe["versions"]["torch"] == torch.__version__
+    assert recipe["data"] == "scenes:24"
+
+
+def test_its_checkpoints_load_as_models(whole, source):
+    teacher = load_model(str(whole.path))
+    early = load_model(f"{whole.path}@2")
+    student = load_model(f"{whole.path}:student")
+    assert len({teacher.hash, early.hash, student.hash}) == 3
+    features = teacher.backbone(teacher.preprocess(source.image(0))[None])
+    assert features.shape == (1, 192)
+
+
+def test_resumed_is_bit_identical(whole, source, tmp_path):
+    run = Run(tmp_path / "resumed")
+    _train_until(run, source, step=2)
+    train(TINY, source, run, resume=True)
+    assert_same(weights(run), weights(whole))
+    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
+
+
+def _train_until(run: Run, source, step: int) -> None:
+    """Train and ask to stop once `step` is saved, as `touch stop` would."""
+    run.path.mkdir(parents=True)
+
+    class Stopping(Run):
+        def stop_requested(self) -> bool:
+            return bool(self.checkpoints()) and self.checkpoints()[-1].step >= step
+
+    train(TINY, source, Stopping(run.path))
+    assert run.checkpoint().step == step
+    assert run.status()["state"] == "stopped"
+
+
+def test_workers_do_not_change_the_result(whole, source, tmp_path):
+    run = train(dataclasses.replace(TINY, workers=2), source, Run(tmp_path / "workers"))
+    assert_same(weights(run), weights(whole))
+
+
+def test_resume_starts_when_there_is_nothing_to_resume(source, tmp_path):
+    run = train(dataclasses.replace(TINY, steps=3), source, Run(tmp_path / "new"), resume=True)
+    assert run.checkpoint().step == 3
+
+
+def test_an_existing_run_is_not_overwritten(whole, source):
+    with pytest.raises(UserError, match="a run is already there; add --resume"):
+        train(TINY, source, whole)
+
+
+def test_accumulation_and_bf16_run(source, tmp_path):
+    recipe = dataclasses.replace(TINY, accumulate=2, precision="bf16", steps=2)
+    run = train(recipe, source, Run(tmp_path / "accumulated"))
+    assert math.isfinite(run.metrics()[-1]["loss"])
+
+
+def test_a_run_starts_from_another_model(whole, source, tmp_path):
+    one_step_at_rate_0 = OptimConfig(warmup_epochs=1 / 6)
+    recipe = dataclasses.replace(TINY, init=str(whole.path), steps=1, optim=one_step_at_rate_0)
+    run = train(recipe, source, Run(tmp_path / "continued"))
+    start, theirs = load_model(f"{run.path}:student"), load_model(str(whole.path))
+    assert start.hash == theirs.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch_size": 25}, "batch of 25 is larger than the data"),
+        ({"crops": MultiCrop(global_size=30)}, "--global-size 30 is not a multiple"),
+        ({"optim": OptimConfig(warmup_epochs=10)}, "lower --warmup-epochs"),
+        ({"steps": None, "epochs": 0}, "no steps"),
+        ({"device": "cuda:99"}, "cuda"),
+    ],
+)
+def test_settings_that_cannot_work_are_sentences(source, tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        train(dataclasses.replace(TINY, **change), source, Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_survive_json():
+    for recipe in RECIPES.values():
+        assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_the_paper_recipe_is_the_papers():
+    recipe = RECIPES["vits16"]
+    assert recipe.global_batch == 512
+    assert recipe.optim.lr * recipe.global_batch / 256 == 0.001
+    assert (recipe.head.out_dim, recipe.crops.views, recipe.epochs) == (65536, 10, 100)
+
+
+def test_ctrl_c_saves_and_resume_finishes(tmp_path):
+    """The command itself: interrupted in the middle, it saves, and --resume ends the run."""
+    out = tmp_path / "runs" / "interrupted"
+    arguments = (
+        "--data scenes:24 --out OUT --recipe small --steps 500 --batch-size 4 --global-size 32 "
+        "--local-size 16 --local-count 2 --image-size 32 --out-dim 64 --hidden-dim 64 --workers 0 "
+        "--threads 1 --log-every 1 --device cpu"
+    ).replace("OUT", str(out))
+    command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *arguments.split()]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/", env=os.environ)
+    run = Run(out)
+    deadline = time.monotonic() + 120
+    while len(run.metrics()) < 3 and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
+    assert run.status()["state"] == "stopped"
+    stopped = run.checkpoint().step
+    assert 3 <= stopped < 500
+
+    again = subprocess.run([*command], capture_output=True, text=True, cwd="/")
+    assert again.returncode == 2
+    assert "add --resume" in again.stderr
+    assert np.isfinite(run.metrics()[-1]["loss"])
