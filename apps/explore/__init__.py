@@ -1,0 +1,1 @@
+"""The parts of the explorer: what is open, what is served, what is drawn."""

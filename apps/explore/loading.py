@@ -1,0 +1,79 @@
+"""Torch, timm and models, loaded behind the page's back so that it answers at once.
+
+One thread does it all, in order: first the imports (seconds, and they slow down everything else in
+this process, so they wait until a first page is out), then whatever model is asked for.
+"""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dino_core.models import Model
+
+MODELS_KEPT = 2
+FIRST_PAGE_WITHIN = 3.0  # seconds; when nobody looks by then, the imports start anyway
+
+_page_is_out = threading.Event()
+_thread = ThreadPoolExecutor(1, thread_name_prefix="loading")
+_libraries: Future[None] | None = None
+_models: dict[tuple[str, Path], "Future[Model]"] = {}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a load stands: exactly one of `waiting`, `error` (a sentence) and `model`."""
+
+    waiting: str = ""
+    error: str = ""
+    model: "Model | None" = None
+
+
+def begin() -> None:
+    """Start importing, unless that was done before."""
+    global _libraries
+    if _libraries is None:
+        _libraries = _thread.submit(_import_libraries)
+
+
+def page_is_out() -> None:
+    """Say that a page was drawn: what is slow may begin."""
+    _page_is_out.set()
+
+
+def libraries_ready() -> bool:
+    """Whether torch and timm are imported."""
+    return _libraries is not None and _libraries.done()
+
+
+def load(spec: str, root: Path) -> Loading:
+    """The model, or why it is not there yet; never waits."""
+    begin()
+    key = (spec, root)
+    if key not in _models:
+        while len(_models) >= MODELS_KEPT:
+            _models.pop(next(iter(_models))).cancel()
+        _models[key] = _thread.submit(_load_model, spec, root)
+    future = _models[key]
+    if not future.done():
+        what = f"the model {spec}" if libraries_ready() else "torch and timm"
+        return Loading(waiting=f"Loading {what}; the map works meanwhile.")
+    error = future.exception()
+    if error is not None:
+        del _models[key]  # whoever asks again tries again
+        return Loading(error=str(error))
+    return Loading(model=future.result())
+
+
+def _import_libraries() -> None:
+    _page_is_out.wait(FIRST_PAGE_WITHIN)
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+
+def _load_model(spec: str, root: Path) -> "Model":
+    from dino_core.models import load_model
+
+    return load_model(spec, root=root)

@@ -1,0 +1,158 @@
+"""Making a gallery of your own folder: the form, the command that does the same, the progress.
+
+A build is a process of its own: it goes on when the page is closed, and is found again.
+"""
+
+import html
+import re
+from pathlib import Path
+
+import streamlit as st
+from streamlit import config
+
+from dino_core.errors import UserError
+from dino_core.gallery import build_status, start_build
+from dino_core.gallery.listing import list_galleries
+from dino_core.serving import is_loopback, may_change
+from explore.opened import Opened
+from explore.options import options
+
+COMMAND = "python scripts/demo.py --data FOLDER"
+
+
+def notice(root: Path, model: str, opened: Opened) -> None:
+    """Say plainly that the images are generated, with the way to one's own right beside it."""
+    with st.container(key="notice", horizontal=True, vertical_alignment="center", gap="medium"):
+        st.html(
+            f"<p><b>These {len(opened.labels):,} images are generated</b>, drawn by this program "
+            "as a test bed; they are not photographs. To see your own, name their folder here, "
+            f"or run <code>{COMMAND}</code>.</p>"
+        )
+        _form(root, model, key="notice_form")
+
+
+def popover(root: Path, model: str) -> None:
+    """The same form, always at hand."""
+    with st.popover("New gallery", icon=":material/add:"):
+        st.html(
+            "<h3>A gallery of your own images</h3><p class='facts'>A folder on the computer that "
+            "runs this page, nested or flat; subfolders become labels. Or a .csv or .parquet with "
+            f"a path column, or an uncompressed .tar. The same in a terminal: <code>{COMMAND}"
+            "</code></p>"
+        )
+        _form(root, model, key="popover_form")
+
+
+def first(root: Path, model: str, *, empty: bool) -> None:
+    """The page of someone who has no gallery yet."""
+    with st.container(key="empty"):
+        title = "No gallery yet" if empty else "That gallery cannot be opened"
+        st.html(
+            f"<h2>{title}</h2><p class='facts'>A gallery is a collection of images seen through a "
+            "model: their features, their neighbors, a map. Name a folder of images to make one. "
+            f"In a terminal, <code>{COMMAND}</code> does it, and <code>python scripts/demo.py"
+            f"</code> makes one of generated images. Galleries are kept in <code>"
+            f"{html.escape(str(root / 'galleries'))}</code>.</p>"
+        )
+        _form(root, model, key="first_form")
+
+
+def progress(root: Path) -> None:
+    """A bar for every build under the root that is running, whoever started it."""
+    if _running(root) or st.session_state.get("awaited"):
+        _bars(str(root))
+
+
+@st.fragment(run_every=1.0)
+def _bars(root: str) -> None:
+    awaited = st.session_state.get("awaited")
+    if awaited and build_status(Path(awaited))["state"] != "running":
+        del st.session_state["awaited"]
+        _finished(Path(awaited))
+        st.rerun()
+    for path in _running(Path(root)):
+        status = build_status(path)
+        share = status["done"] / status["total"] if status["total"] else 0.0
+        count = f" {status['done']:,} of {status['total']:,}" if status["total"] > 1 else ""
+        st.progress(min(share, 1.0), text=f"Making **{path.name}**: {status['message']}{count}")
+
+
+def _finished(path: Path) -> None:
+    """A build that this visitor started has ended: open its gallery, or say why there is none."""
+    status = build_status(path)
+    if status["state"] == "done":
+        st.session_state["open next"] = path.name
+        st.session_state["gallery"] = None
+    else:
+        st.session_state["build error"] = f"{path.name}: {status['message']}"
+
+
+def _running(root: Path) -> list[Path]:
+    awaited = st.session_state.get("awaited")
+    running = [
+        one.path for one in list_galleries(root) if build_status(one.path)["state"] == "running"
+    ]
+    if (
+        awaited
+        and Path(awaited) not in running
+        and build_status(Path(awaited))["state"] == "running"
+    ):
+        running.append(Path(awaited))
+    return running
+
+
+def _form(root: Path, model: str, *, key: str) -> None:
+    """Folder and button; or the sentence that says why there are none."""
+    host, token = config.get_option("server.address") or "", options().token
+    if not is_loopback(host) and not token:
+        st.caption(
+            "Starting a build from this page is off, because the page is open to the network and "
+            "was started without --token. The command works."
+        )
+        return
+    with st.form(key, border=False, enter_to_submit=True):
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            folder = st.text_input(
+                "Your folder", placeholder="/home/me/photos", label_visibility="collapsed"
+            )
+            given = None
+            if not is_loopback(host):
+                given = st.text_input(
+                    "Token", type="password", placeholder="token", width=120,
+                    label_visibility="collapsed",
+                )  # fmt: skip
+            pressed = st.form_submit_button("Make its map", type="primary")
+    if error := st.session_state.pop("build error", None):
+        st.error(error)
+    if not pressed:
+        return
+    try:
+        if not may_change(host, token, given):
+            raise UserError("That is not the token this page was started with")
+        start(root, model, folder.strip())
+    except UserError as error:
+        st.error(str(error))
+        return
+    st.rerun()
+
+
+def start(root: Path, model: str, data: str) -> None:
+    """Start building a gallery of `data` and wait for it on the page. Raises `UserError`."""
+    if not data:
+        raise UserError("Name a folder of images first, for example /home/me/photos")
+    source = Path(data).expanduser()
+    source = source if source.is_absolute() else root / source
+    if not source.exists():
+        raise UserError(
+            f"{data}: there is no such folder or file on the computer that runs this page"
+        )
+    out = place_for(root, source, model)
+    start_build(model, str(source.resolve()), out, root=root)
+    st.session_state["awaited"] = str(out)
+
+
+def place_for(root: Path, source: Path, model: str) -> Path:
+    """`galleries/NAME` after the folder's name and the model's; the same pair, the same place."""
+    words = [source.resolve().stem] + ([] if model == "starter" else [model])
+    name = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-.") or "gallery"
+    return root / "galleries" / name

@@ -1,0 +1,95 @@
+"""The explorer's own routes, beside Streamlit's: points, color codes, thumbnails, names.
+
+A page of Streamlit would send a million points anew with every click; here the browser fetches them
+once, as bytes, and keeps them. Every address names an open gallery by its key (see `opened`).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from dino_core.errors import UserError
+from explore import loading
+from explore.components import ASSETS, ASSETS_URL
+from explore.opened import Opened, by_key
+from explore.options import options
+
+THUMBNAIL_SIDE = 192  # pixels; shown at up to 96 CSS pixels on screens of twice the density
+FOR_GOOD = {"Cache-Control": "private, max-age=31536000, immutable"}  # the key changes instead
+
+
+@asynccontextmanager
+async def lifespan(_app: Any) -> AsyncIterator[None]:
+    """Check the command line, then start importing torch while the first page is served."""
+    options()
+    loading.begin()
+    yield
+
+
+def points(opened: Opened, map_name: str) -> Response:
+    """float32 [2, n]: all x, then all y."""
+    if map_name not in opened.gallery.info.maps:
+        return PlainTextResponse("no such map", 404)
+    return _binary(np.concatenate(opened.xy(map_name)))
+
+
+def codes(opened: Opened, column: str) -> Response:
+    """uint8 or uint16 [n]: one color code per point."""
+    if column not in opened.columns:
+        return PlainTextResponse("no such column", 404)
+    return _binary(opened.coloring(column).codes)
+
+
+def image(opened: Opened, row: int) -> Response:
+    """A small JPEG of one image; 404 when its file is gone."""
+    if not 0 <= row < len(opened.labels):
+        return PlainTextResponse("no such image", 404)
+    try:
+        thumbnail = opened.gallery.thumbnail(row, THUMBNAIL_SIDE)
+    except (UserError, OSError, ValueError) as error:
+        return PlainTextResponse(str(error), 404)
+    return FileResponse(thumbnail, media_type="image/jpeg", headers=FOR_GOOD)
+
+
+def info(opened: Opened, row: int) -> Response:
+    """The name and label of one image, for the tooltip."""
+    if not 0 <= row < len(opened.labels):
+        return PlainTextResponse("no such image", 404)
+    label = opened.labels.iloc[row]
+    name = str(opened.gallery.images["id"].iloc[row])
+    return JSONResponse(
+        {"id": name, "label": None if label is None or label != label else str(label)},
+        headers=FOR_GOOD,
+    )
+
+
+def _binary(values: np.ndarray) -> Response:
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return Response(little.tobytes(), media_type="application/octet-stream", headers=FOR_GOOD)
+
+
+def _of_gallery(answer: Callable[[Opened, Any], Response]) -> Callable[[Request], Response]:
+    """A handler that finds the gallery; not async, so that it runs in a thread of the server."""
+
+    def handle(request: Request) -> Response:
+        opened = by_key(request.path_params["key"])
+        if opened is None:
+            return PlainTextResponse("this gallery is not open; reload the page", 404)
+        return answer(opened, request.path_params["what"])
+
+    return handle
+
+
+ROUTES: list[BaseRoute] = [
+    Mount(f"/{ASSETS_URL}", StaticFiles(directory=ASSETS)),
+    Route("/explorer/points/{key}/{what}", _of_gallery(points)),
+    Route("/explorer/codes/{key}/{what}", _of_gallery(codes)),
+    Route("/explorer/image/{key}/{what:int}", _of_gallery(image)),
+    Route("/explorer/info/{key}/{what:int}", _of_gallery(info)),
+]
