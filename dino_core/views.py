@@ -4,14 +4,15 @@
     View.from_query(view.to_query()) == view
     render(view, image, model).save("head.png")
 
-The image travels as the hash of its content (`Source.fingerprint`), never as a path: whoever opens a view finds the image
-by that hash among their gallery, the examples and their own uploads, or is asked for it.
+The image travels as the hash of its content (`Source.fingerprint`), never as a path: whoever opens
+a view finds the image by that hash among their gallery, the examples and their own uploads, or is
+asked for it.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
@@ -91,8 +92,11 @@ class View:
 
     @classmethod
     def _made(cls, values: Mapping[str, Any]) -> "View":
-        known = {field.name: values[field.name] for field in dataclasses.fields(cls)
-                 if field.name in values}
+        known = {
+            field.name: values[field.name]
+            for field in dataclasses.fields(cls)
+            if field.name in values
+        }
         missing = [name for name in ("image", "model") if not isinstance(known.get(name), str)]
         if missing:
             raise UserError(f"view: {' and '.join(missing)} missing; copy the whole link again")
@@ -151,7 +155,7 @@ def _polygon(text: str) -> Polygon:
     return tuple((float(x), float(y)) for x, y in points)
 
 
-_READERS = {
+_READERS: dict[str, Callable[[str], Any]] = {
     "layer": int,
     "head": _whole,
     "size": _whole,

@@ -118,7 +118,9 @@ def _score(
 ) -> AttentionResult:
     """The protocol for one model."""
     overlaps, images, bad = [], 0, []
-    rounds = tqdm(found.indices, desc=f"attention of {model.spec}", unit="img", disable=not progress)
+    rounds = tqdm(
+        found.indices, desc=f"attention of {model.spec}", unit="img", disable=not progress
+    )
     for i in rounds:
         try:
             image = source.image(i)
@@ -145,7 +147,7 @@ def _score(
         keep=keep,
         layer=layer,
         size=size,
-        notes=found.notes + ([_named("could not be read", bad)] if bad else []),
+        notes=found.notes + _left_out(bad, "cannot be read", "cannot be read"),
     )
 
 
@@ -238,7 +240,7 @@ def _mask_files(source: Source, folder: Path) -> _Masks:
     if not files:
         example = f" (looked for {PurePosixPath(missing[0]).stem}.png)" if missing else ""
         raise UserError(f"{folder}: no mask there has the name of an image{example}")
-    return _Masks(source, files, [_named("have no mask", missing)] if missing else [])
+    return _Masks(source, files, _left_out(missing, "has no mask", "have no mask"))
 
 
 def _matching(name: PurePosixPath, stems: dict[str, Path]) -> Path | None:
@@ -255,7 +257,10 @@ def _inside(path: Path | None, folder: Path) -> bool:
     return path is not None and folder.resolve() in path.resolve().parents
 
 
-def _named(what: str, names: list[str]) -> str:
-    """`3 images have no mask and are left out: a.jpg, b.jpg, c.jpg`."""
+def _left_out(names: list[str], one: str, many: str) -> list[str]:
+    """`3 images have no mask and are left out: a.jpg, b.jpg, c.jpg`; no sentence without names."""
+    if not names:
+        return []
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names):,} image(s) {what} and are left out: {shown}"
+    what = f"1 image {one} and is" if len(names) == 1 else f"{len(names):,} images {many} and are"
+    return [f"{what} left out: {shown}"]

@@ -179,7 +179,9 @@ def _running_mass(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _grid(height: int, width: int, short: int, patch: int) -> tuple[int, int]:
     """Patches (h, w) when the short side of `height` x `width` becomes `short` pixels."""
     scale = short / min(height, width)
-    return max(1, round(height * scale / patch)), max(1, round(width * scale / patch))
+    rows, columns = (round(side * scale / patch) for side in (height, width))
+    # No side longer than a whole default look: beyond 4,096 : 1 the shape gives way.
+    return min(max(1, rows), DEFAULT_TOKENS), min(max(1, columns), DEFAULT_TOKENS)
 
 
 def _memory(model: "Model", tokens: int) -> int:

@@ -113,7 +113,9 @@ def export(
         opacity=settings.opacity,
         colormap=settings.colormap,
     )
-    entries = tqdm(_entries(source, out, done), "sheet", len(done), unit="img", disable=not progress)
+    entries = tqdm(
+        _entries(source, out, done), "sheet", len(done), unit="img", disable=not progress
+    )
     write_sheet(out / "index.html", opening, entries, len(done))
     sheet = out / "index.html"
     return Exported(sheet, made, len(done) - made, len(quarantine), quarantine.sentence())

@@ -88,7 +88,9 @@ def outline(
 def _eroded(mask: np.ndarray, reach: int) -> np.ndarray:
     """Pixels of `mask` whose square neighborhood of `reach` lies inside; the frame counts as in."""
     for axis in (0, 1):
-        padded = np.pad(mask, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        padded = np.pad(
+            mask, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)], mode="edge"
+        )
         length = mask.shape[axis]
         shifted = [padded.take(range(s, s + length), axis=axis) for s in range(2 * reach + 1)]
         mask = np.logical_and.reduce(shifted)

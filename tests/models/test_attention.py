@@ -45,7 +45,9 @@ def full_softmax_rows(backbone, images: torch.Tensor) -> torch.Tensor:
     handles = []
     for block in backbone.vit.blocks:
         block.attn.fused_attn = False
-        keep = block.attn.attn_drop.register_forward_hook(lambda m, a, out: seen.append(out[:, :, 0]))
+        keep = block.attn.attn_drop.register_forward_hook(
+            lambda m, a, out: seen.append(out[:, :, 0])
+        )
         handles.append(keep)
     with torch.no_grad():
         backbone(images)

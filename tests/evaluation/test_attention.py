@@ -1,0 +1,186 @@
+"""Attention scored against masks: the protocol by hand, mask files of all kinds, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.evaluation import attention as protocol
+from dino_core.evaluation.attention import evaluate, read_mask
+from dino_core.lenses import Attention, look, mass_mask
+from dino_core.models import Model, ModelInfo, create_backbone
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(0)
+    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    info = ModelInfo("vit_tiny_patch16_224", 8, 64, options=options)
+    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+
+
+def write(path: Path, values: np.ndarray, mode: str | None = None) -> None:
+    """A picture, or with mode "P" a palette mask in VOC's colors (0 black, 255 cream)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(values)
+    if mode == "P":
+        picture = Image.frombytes("P", picture.size, values.tobytes())
+        colors = np.random.default_rng(0).integers(1, 256, (256, 3), np.uint8)
+        colors[0] = 0
+        picture.putpalette(colors.tobytes())
+    picture.save(path)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def box(height: int, width: int, rows: slice, columns: slice, value: int = 255) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[rows, columns] = value
+    return mask
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """Heads that are known: head 0 looks at the left half, head 1 at the top half, both evenly."""
+    maps = np.zeros((1, 2, 4, 6), np.float32)
+    maps[0, 0, :, :3] = maps[0, 1, :2] = 1 / 12
+
+    def known(model, image, size=None):
+        return Attention(maps, (32, 48), image.shape[:2], 8, "known", "")
+
+    monkeypatch.setattr(protocol, "look", known)
+
+
+def test_counted_by_hand(model, halves, tmp_path):
+    write(tmp_path / "in" / "a.png", noise(40, 60))
+    write(tmp_path / "in" / "b.png", noise(40, 60, 1))
+    labels = box(40, 60, slice(0, 40), slice(0, 30), 1)  # the left half
+    labels[0:20, 30:60] = 2  # the quarter at the upper right
+    labels[20:40, 30:60] = 255  # void
+    write(tmp_path / "masks" / "a.png", labels, "P")
+    write(tmp_path / "masks" / "b.png", box(40, 60, slice(0, 10), slice(0, 60)))  # upper quarter
+
+    source = open_source(tmp_path / "in")
+    result = evaluate(model, source, tmp_path / "masks", keep=1.0, random_init=False)
+    # left half, void aside: head 0 covers it (1), head 1 shares a third of the union
+    # upper right: head 0 none of it, head 1 half of the upper half
+    # upper quarter: head 0 shares 300 of 1,500 pixels, head 1 half
+    np.testing.assert_allclose(result.jaccard, (1 + 1 / 2 + 1 / 2) / 3)
+    np.testing.assert_allclose(result.per_head, [(1 + 0 + 1 / 5) / 3, (1 / 3 + 1 / 2 + 1 / 2) / 3])
+    assert (result.images, result.objects, result.best) == (2, 3, 1)
+    assert result.random_init is None and result.notes == []
+
+
+def test_scenes_bring_their_own_masks_and_the_untrained_backbone_is_scored_too(model):
+    source = open_source("scenes:3")
+    result = evaluate(model, source, size=64, progress=False)
+    expected = []
+    for i in range(3):
+        target = source.mask(i)
+        masks = mass_mask(look(model, source.image(i), size=64).maps[-1], 0.6)
+        overlaps = []
+        for mask in masks:  # the protocol once more, with Pillow and sets of pixels
+            enlarged = Image.fromarray(mask).resize(target.shape[::-1], Image.Resampling.NEAREST)
+            pixels, wanted = set(np.flatnonzero(enlarged)), set(np.flatnonzero(target))
+            overlaps.append(len(pixels & wanted) / len(pixels | wanted))
+        expected.append(max(overlaps))
+    np.testing.assert_allclose(result.jaccard, np.mean(expected), atol=1e-12)
+    assert result.random_init is not None
+    assert result.random_init.model_hash != result.model_hash
+    assert result.random_init.objects == 3
+    assert "untrained" in result.table() and "tiny" in result.table()
+    assert json.loads(json.dumps(result.as_dict()))["random_init"]["objects"] == 3
+
+
+def test_masks_match_by_path_and_missing_ones_are_named(model, tmp_path):
+    for name in ("x/1.png", "y/1.png", "y/2.png"):
+        write(tmp_path / "in" / name, noise(16, 16))
+    for name in ("x/1.png", "y/1.png"):
+        write(tmp_path / "masks" / name, box(16, 16, slice(4, 9), slice(4, 9)))
+    source = open_source(tmp_path / "in")
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    assert result.images == 2
+    assert result.notes == ["1 image has no mask and is left out: y/2.png"]
+
+
+def test_masks_beside_the_images(model, tmp_path):
+    """`people/images` and `people/masks`, with the data named as `people`."""
+    write(tmp_path / "images" / "1.png", noise(16, 16))
+    write(tmp_path / "masks" / "1.png", box(16, 16, slice(4, 9), slice(4, 9)))
+    source = open_source(tmp_path)
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    assert (result.images, result.notes) == (1, [])
+
+
+def test_a_bad_image_is_left_out_and_named(model, tmp_path):
+    write(tmp_path / "in" / "a.png", noise(16, 16))
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    for name in "ab":
+        write(tmp_path / "masks" / f"{name}.png", box(16, 16, slice(4, 9), slice(4, 9)))
+    source = open_source(tmp_path / "in")
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    assert result.images == 1 and "b.png (empty file)" in result.notes[0]
+
+
+def refused(model, tmp_path, says, data="in", **options):
+    source = open_source(tmp_path / data)
+    with pytest.raises(UserError, match=says):
+        evaluate(model, source, tmp_path / "masks", progress=False, **options)
+
+
+def test_masks_that_do_not_belong_are_refused(model, tmp_path):
+    write(tmp_path / "in" / "x" / "1.png", noise(16, 16))
+    refused(model, tmp_path, "no such folder of masks")
+    (tmp_path / "masks").mkdir()
+    refused(model, tmp_path, r"no mask there has the name of an image.*1\.png")
+    write(tmp_path / "masks" / "1.png", box(16, 40, slice(0, 4), slice(0, 4)))
+    refused(model, tmp_path, "does not have the shape of")
+    write(tmp_path / "masks" / "1.png", box(16, 16, slice(0, 0), slice(0, 0)))
+    refused(model, tmp_path, "hold no object")
+    (tmp_path / "masks" / "1.png").write_bytes(b"text")
+    refused(model, tmp_path, "cannot be read as a mask")
+    refused(model, tmp_path, "has layers 0 to 1", layer=2)
+    write(tmp_path / "in" / "y" / "1.png", noise(16, 16))
+    refused(model, tmp_path, "fits x/1.png and y/1.png")
+    with pytest.raises(UserError, match="has no masks of its own"):
+        evaluate(model, open_source(tmp_path / "in"), progress=False)
+
+
+VALUES = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
+
+
+def test_grayscale_masks_have_one_object(tmp_path):
+    write(tmp_path / "m.png", VALUES)
+    labels, valid = read_mask(tmp_path / "m.png")
+    np.testing.assert_array_equal(labels, VALUES > 0)
+    assert valid.all()
+
+
+def test_palette_masks_have_an_object_per_index_and_void(tmp_path):
+    write(tmp_path / "m.png", VALUES, "P")
+    labels, valid = read_mask(tmp_path / "m.png")
+    np.testing.assert_array_equal(labels, VALUES)
+    np.testing.assert_array_equal(valid, VALUES != 255)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "RGB", "I;16", "LA"])
+def test_other_ways_to_save_one_object(tmp_path, mode):
+    mask = box(6, 8, slice(1, 4), slice(2, 5))
+    picture = Image.fromarray(mask)
+    if mode == "I;16":
+        picture = Image.fromarray(mask.astype(np.uint16))
+    elif mode == "P":
+        picture = picture.convert("P")  # a palette of grays
+    else:
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "m.png")
+    labels, valid = read_mask(tmp_path / "m.png")
+    np.testing.assert_array_equal(labels, mask > 0)
+    assert valid.all()
