@@ -18,7 +18,7 @@ import pandas as pd
 from dino_core.data import Quarantine, Quarantined, Source
 from dino_core.errors import UserError
 from dino_core.files import whole_file
-from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash
+from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash, preprocessing
 from dino_core.gallery.images import IMAGES, images_table, source_hash, write_table
 from dino_core.gallery.jobs import reported
 from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo
@@ -109,7 +109,7 @@ def _plan(model: Model, source: Source, kind: str) -> GalleryInfo:
         model=model.spec,
         model_hash=model.hash,
         kind=kind,
-        preprocessing=model.preprocessing,
+        preprocessing=preprocessing(model),
         feature_hash=model_feature_hash(model, kind),
         data=str(Path(source.spec).resolve()) if on_disk else source.spec,
         source_hash=source_hash(source),

@@ -7,8 +7,8 @@ Shapes: B images a batch, M images, N tokens, D dimensions.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,10 @@ from dino_core.errors import UserError
 from dino_core.gallery.manifest import feature_hash
 from dino_core.gallery.progress import Progress
 from dino_core.models import Backbone, Model
+from dino_core.models.preprocess import preprocess, resize_side
+
+Prepare = Callable[[np.ndarray], Tensor]
+Run = Callable[[Tensor], np.ndarray]
 
 GEM_POWER = 4  # generalized mean of the published copy-detection protocol
 
@@ -75,7 +79,19 @@ def feature_dim(model: Model, kind: str) -> int:
 
 def model_feature_hash(model: Model, kind: str = "cls") -> str:
     """What makes features comparable: the model's weights, its preprocessing, the kind."""
-    return feature_hash(model.hash, model.preprocessing, kind)
+    return feature_hash(model.hash, preprocessing(model), kind)
+
+
+def preprocessing(model: Model) -> dict[str, Any]:
+    """What happens to an image before the model sees it; plain JSON values."""
+    info = model.info
+    return {
+        "resize": resize_side(info.image_size),
+        "crop": info.image_size,
+        "interpolation": "bicubic",
+        "mean": list(info.mean),
+        "std": list(info.std),
+    }
 
 
 def embed(model: Model, images: Sequence[np.ndarray], kind: str = "cls") -> Features:
@@ -96,23 +112,45 @@ def features_of(
     message: str = "Computing features",
 ) -> SourceFeatures:
     """Features of every readable image of a source, in memory, in the source's order."""
+    found = source_features(
+        source,
+        partial(preprocess, info=model.info),  # not the model's method: workers need no weights
+        _embedder(model, kind),
+        dim=feature_dim(model, kind),
+        batch_size=batch_size,
+        workers=default_workers(model.device) if workers is None else workers,
+        progress=progress,
+        message=message,
+    )
+    return replace(found, feature_hash=model_feature_hash(model, kind), model=model.spec)
+
+
+def source_features(
+    source: Source,
+    prepare: Prepare,
+    run: Run,
+    *,
+    dim: int,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None,
+    message: str,
+) -> SourceFeatures:
+    """`features_of` for anything that makes `dim` numbers of an image (see `batches`)."""
     say = progress or (lambda done, total, message: None)
-    parts, rows, bad = [np.empty((0, feature_dim(model, kind)), np.float32)], [], []
+    parts, rows, bad = [np.empty((0, dim), np.float32)], [], []
     done, total = 0, len(source)
     say(0, total, message)
-    for batch in model_batches(model, source, range(total), kind, batch_size, workers):
+    for batch in batches(
+        source, range(total), prepare, run, dim=dim, batch_size=batch_size, workers=workers
+    ):
         parts.append(batch.features_BD)
         rows += [one["index"] for one in batch.facts if "bad" not in one]
         bad += [(source.ids[one["index"]], one["bad"]) for one in batch.facts if "bad" in one]
         done += len(batch.facts)
         say(done, total, message)
-    return SourceFeatures(
-        array=np.concatenate(parts),
-        feature_hash=model_feature_hash(model, kind),
-        model=model.spec,
-        rows=np.array(rows, np.int64),
-        bad=tuple(bad),
-    )
+    array = np.concatenate(parts)
+    return SourceFeatures(array, "", rows=np.array(rows, np.int64), bad=tuple(bad))
 
 
 @dataclass(frozen=True)
@@ -132,14 +170,14 @@ def model_batches(
     workers: int | None = None,
     *,
     fingerprints: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Run `source`'s images through `model`, batch by batch. See `batches`."""
-    run = _embedder(model, kind)
     return batches(
         source,
         indices,
-        model.preprocess,
-        run,
+        partial(preprocess, info=model.info),  # not the model's method: workers need no weights
+        _embedder(model, kind),
+        dim=feature_dim(model, kind),
         batch_size=batch_size,
         workers=default_workers(model.device) if workers is None else workers,
         fingerprints=fingerprints,
@@ -149,17 +187,19 @@ def model_batches(
 def batches(
     source: Source,
     indices: Sequence[int],
-    prepare: Callable[[np.ndarray], Tensor],
-    run: Callable[[Tensor], np.ndarray],
+    prepare: Prepare,
+    run: Run,
     *,
+    dim: int,
     batch_size: int,
     workers: int,
     fingerprints: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Decode and `prepare` images in `workers` processes, and `run` what comes, in order.
 
     `prepare` takes uint8 [H, W, 3] and gives a tensor of one shape for all images; `run` takes
-    those stacked and gives float32 features. With `fingerprints` the facts hold a content hash.
+    those stacked and gives float32 features [B, dim]. With `fingerprints` the facts hold a hash of
+    the image's content.
     """
     loader = DataLoader(
         _Images(source, indices, prepare, fingerprints),
@@ -167,16 +207,9 @@ def batches(
         num_workers=workers,
         collate_fn=list,
     )
-    nothing = None
     for items in loader:
         good = [pixels for pixels, _ in items if pixels is not None]
-        if good:
-            features_BD = run(torch.stack(good))
-            nothing = features_BD[:0]
-        elif nothing is None:  # a whole batch of bad images before the first good one
-            features_BD = run(torch.stack([prepare(np.zeros((64, 64, 3), np.uint8))]))[:0]
-        else:
-            features_BD = nothing
+        features_BD = run(torch.stack(good)) if good else np.empty((0, dim), np.float32)
         yield Batch(features_BD, [facts for _, facts in items])
 
 
@@ -199,7 +232,7 @@ class _Images(Dataset):
         self,
         source: Source,
         indices: Sequence[int],
-        prepare: Callable[[np.ndarray], Tensor],
+        prepare: Prepare,
         fingerprints: bool,
     ) -> None:
         self.source, self.indices = source, indices

@@ -54,7 +54,7 @@ def _nearest_allowed(
         k,
         faiss.swig_ptr(scores_QK),
         faiss.swig_ptr(rows_QK),
-        faiss.IDSelectorBitmap(bits),
+        faiss.IDSelectorBitmap(bits),  # type: ignore[call-arg, arg-type]  # its wrapper takes it
     )
     return scores_QK, rows_QK
 

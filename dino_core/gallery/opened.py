@@ -1,8 +1,10 @@
 """An opened gallery: search it, look at its map and its images.
 
-gallery = Gallery.open("galleries/pets")
-hits = gallery.search("dog/1.jpg", k=5)
-hits = gallery.search(photo, model=load_model("starter"), where=lambda images: images.label == "dog")
+    gallery = Gallery.open("galleries/pets")
+    hits = gallery.search("dog/1.jpg", k=5)
+    hits = gallery.search(photo, model=model, where=lambda images: images.label == "dog")
+
+Several threads may use one at once: nothing in it changes after it was read.
 """
 
 from collections.abc import Callable, Sequence
@@ -182,6 +184,11 @@ class Gallery:
         return embed(model, [query], self.info.kind).array
 
     def _refuse_others(self, model: str, feature_hash: str) -> None:
+        if feature_hash != self.info.feature_hash and model == self.info.model:
+            raise UserError(
+                f"{self.path}: holds features of other weights of {model} than are there now; "
+                "build it again with --redo, or name the checkpoint it was made with"
+            )
         if feature_hash != self.info.feature_hash:
             raise UserError(
                 f"{self.path}: holds features of {self.info.model} "

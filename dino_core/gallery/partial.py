@@ -43,8 +43,9 @@ class PartialFeatures:
         self.done = self.rows = self.fact_bytes = 0
         self.resumed = self._take_up()
         self.committed = time.monotonic()
-        self._features = open(folder / FEATURES_PART, "r+b" if self.resumed else "w+b")
-        self._facts = open(folder / FACTS_PART, "r+b" if self.resumed else "w+b")
+        mode = "r+b" if self.resumed else "w+b"
+        self._features = open(folder / FEATURES_PART, mode)  # noqa: SIM115 (`close` closes it)
+        self._facts = open(folder / FACTS_PART, mode)  # noqa: SIM115
         self._features.truncate(_HEADER_BYTES + self.rows * dim * 4)
         self._facts.truncate(self.fact_bytes)
         self._features.seek(0, os.SEEK_END)

@@ -1,0 +1,70 @@
+"""Make a gallery: what a model sees in a collection of images, to search it and walk its map.
+
+    python scripts/embed.py --model starter --data photos/ --out galleries/photos
+    python scripts/embed.py --model runs/mine --data scenes --out galleries/scenes
+
+Stopped or killed, the same command goes on where it was. Look at the result with
+`streamlit run apps/explorer.py -- --gallery galleries/photos`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dino_core.data import open_source
+from dino_core.errors import command
+from dino_core.gallery import build
+from dino_core.gallery.progress import bars
+from dino_core.models import load_model
+
+
+@dataclass
+class Embed:
+    """Make a gallery: what a model sees in a collection of images."""
+
+    data: str
+    """A folder, a .csv or .parquet with a path column, a .tar, or `scenes`."""
+    out: Path
+    """Folder of the gallery, e.g. galleries/photos."""
+    model: str = "starter"
+    """starter, runs/NAME, a weights file, or timm:NAME."""
+    kind: Literal["cls", "cls+gem", "mean patch"] = "cls"
+    """Tokens that make the feature: the class token, with a mean of patches for near copies, or
+    the mean of the patches alone."""
+    maps: tuple[Literal["umap", "pca"], ...] = ("umap",)
+    """Maps to draw; `pca`, the quick one, is always there."""
+    batch_size: int = 64
+    """Images a forward pass."""
+    workers: int | None = None
+    """Decoding processes; by default as many as help on this machine."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    redo: bool = False
+    """Build again what is there with another model or other images (what you added stays)."""
+
+
+@command
+def main() -> None:
+    args = tyro.cli(Embed, description=__doc__)
+    source = open_source(args.data)
+    model = load_model(args.model, device=args.device)
+    with bars() as progress:
+        gallery = build(
+            model, source, args.out, kind=args.kind, batch_size=args.batch_size,
+            workers=args.workers, progress=progress, maps=args.maps, redo=args.redo,
+        )  # fmt: skip
+    print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
+    if gallery.info.quarantined:
+        report = gallery.path / "quarantine.jsonl"
+        print(f"{gallery.info.quarantined:,} images could not be read; {report} says why")
+    if gallery.info.maps.get("umap", {}).get("why"):
+        print(f"the map is a PCA: {gallery.info.maps['umap']['why']}, too few for UMAP")
+
+
+if __name__ == "__main__":
+    main()
