@@ -1,4 +1,4 @@
-"""Attention scored against masks: the protocol by hand, mask files of all kinds, what is refused."""
+"""Attention scored against masks: the protocol by hand, all kinds of mask files, refusals."""
 
 import json
 from pathlib import Path
