@@ -7,8 +7,10 @@ Every figure stands beside the same for the untrained backbone; --json FILE save
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -90,8 +92,9 @@ def evaluate(args: Knn | Attention) -> knn.KnnResult | attention.AttentionResult
 
 @command
 def main() -> None:
-    protocols = {"knn": Knn, "attention": Attention}
-    result = evaluate(tyro.extras.subcommand_cli_from_dict(protocols, description=__doc__))
+    protocols: dict[str, Callable[..., Any]] = {"knn": Knn, "attention": Attention}
+    args = tyro.extras.subcommand_cli_from_dict(protocols, description=__doc__)
+    result = evaluate(args)
     print(result.table())
     if args.json is not None:
         write_json(args.json, result.as_dict())
