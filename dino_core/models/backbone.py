@@ -24,6 +24,13 @@ from dino_core.models.info import ModelInfo
 from dino_core.models.pos_embed import resample_pos_embed
 
 VIT_MODULES = ("vision_transformer", "eva", "deit")
+OPTIONS = frozenset(
+    "embed_dim depth num_heads mlp_ratio qkv_bias qk_norm init_values reg_tokens num_reg_tokens "
+    "no_embed_class pre_norm final_norm".split()
+)
+"""The options a `ModelInfo` may carry: shapes only. timm takes others that load files, and a
+weights file from elsewhere must not choose those."""
+
 _CACHED_SIZES = 32  # position embeddings kept by a frozen backbone; a photo collection has a few
 
 
@@ -124,10 +131,17 @@ def create_backbone(info: ModelInfo, *, drop_path_rate: float = 0.0) -> Backbone
     """A freshly initialized backbone, drawn from torch's global generator (seed it first).
 
     The initialization is DINO's: truncated normal with deviation 0.02 for weights, position
-    embedding, class token (timm's would be 1e-6) and registers; zero biases.
+    embedding, class token (timm's would be 1e-6) and registers; zero biases. Eva models further
+    scale it down with depth, as timm does.
     Raises `UserError` for a name that timm does not know or that is no ViT with a class token.
     """
     check_architecture(info.architecture)
+    strangers = sorted(info.options.keys() - OPTIONS)
+    if strangers:
+        raise UserError(
+            f"{info.architecture}: unknown option {', '.join(strangers)}; "
+            f"there are: {', '.join(sorted(OPTIONS))}"
+        )
     vit = _create_vit(info, drop_path_rate)
     for token in (vit.cls_token, vit.reg_token):
         if token is not None:

@@ -86,7 +86,7 @@ class Model:
         return f"Model({self.spec!r}, {self.info.architecture}, {self.device})"
 
 
-def load_model(spec: str, *, device: str = "auto", root: str | Path | None = None) -> Model:
+def load_model(spec: str | Path, *, device: str = "auto", root: str | Path | None = None) -> Model:
     """The model that `spec` names (see the top of this file), frozen, on `device`.
 
     Raises `UserError` when there is no such model, the file is damaged or not weights, a key or
@@ -94,15 +94,28 @@ def load_model(spec: str, *, device: str = "auto", root: str | Path | None = Non
     left as it was.
     """
     target = device_of(device)
+    spec = str(spec)
     weights = _read(spec, Path.cwd() if root is None else Path(root))
-    backbone = _seeded_backbone(weights.info, seed=0)
-    load_strictly(backbone.vit, weights.backbone, spec)
-    return Model(backbone, spec, target)
+    return Model(_filled_backbone(weights, spec), spec, target)
 
 
 def untrained(model: Model, seed: int = 0) -> Model:
     """The same architecture with fresh weights of `seed`, on the same device: what chance gives."""
     return Model(_seeded_backbone(model.info, seed), f"{model.spec} (random init)", model.device)
+
+
+def _filled_backbone(weights: Weights, name: str) -> Backbone:
+    """A backbone around the weights, in fp32, without drawing random ones first.
+
+    The tensors are copied: those just read may be windows onto a file that others can change.
+    """
+    with torch.device("meta"):
+        backbone = create_backbone(weights.info)
+    if any(True for _ in backbone.buffers()):  # rotary tables are computed, not in any file
+        backbone = _seeded_backbone(weights.info, seed=0)
+    state = {key: t.to("cpu", torch.float32, copy=True) for key, t in weights.backbone.items()}
+    load_strictly(backbone.vit, state, name, assign=True)
+    return backbone
 
 
 def _seeded_backbone(info: ModelInfo, seed: int) -> Backbone:
@@ -126,14 +139,17 @@ def _read(spec: str, root: Path) -> Weights:
             raise UserError("starter: its weights are missing from this installation; reinstall it")
         return read_weights(STARTER)
     place = root / Path(path).expanduser()
-    if place.is_dir():
-        return read_weights(Run(place).checkpoint(step).path / f"{part or 'teacher'}.safetensors")
+    run = Run(place)
+    if run.exists() or run.checkpoints():
+        return read_weights(run.checkpoint(step).path / f"{part or 'teacher'}.safetensors")
     if step is None and place.suffix in FILE_KINDS:
         return read_weights(place, part)
     raise _unknown(spec, place, root)
 
 
 def _unknown(spec: str, place: Path, root: Path) -> UserError:
+    if place.is_dir():
+        return UserError(f"{spec}: a folder, but not a run: it has no recipe.json")
     if place.is_file():
         return UserError(f"{spec}: not a weights file; those end in {', '.join(FILE_KINDS)}")
     hint = "use starter, runs/NAME, a weights file or timm:NAME"

@@ -7,7 +7,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from dino_core.errors import UserError
 from dino_core.models.info import ModelInfo
+
+LONGEST = 32  # sides longer than this many short sides lose their ends before the resize
 
 
 def resize_side(image_size: int) -> int:
@@ -20,16 +23,31 @@ def preprocess(image: np.ndarray, info: ModelInfo) -> Tensor:
 
     The resize is Pillow's bicubic, as published; tensors resized otherwise differ visibly.
     """
-    resized = tv.resize(
-        Image.fromarray(image), resize_side(info.image_size), InterpolationMode.BICUBIC
-    )
+    strip = Image.fromarray(_middle(image))
+    resized = tv.resize(strip, resize_side(info.image_size), InterpolationMode.BICUBIC)
     cropped = tv.center_crop(resized, [info.image_size, info.image_size])
     return normalize(np.asarray(cropped), info)
 
 
 def normalize(image: np.ndarray, info: ModelInfo) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W]: to [0, 1], minus the mean, over the deviation."""
+    """uint8 [H, W, 3] to float32 [3, H, W]: to [0, 1], minus the mean, over the deviation.
+
+    Raises `UserError` when the image has other channels than the model.
+    """
+    if image.ndim != 3 or image.shape[2] != info.channels:
+        shape = " x ".join(map(str, image.shape))
+        raise UserError(f"an image of {shape} for a model of {info.channels} channels: convert it")
     x_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     mean = torch.tensor(info.mean)[:, None, None]
     std = torch.tensor(info.std)[:, None, None]
     return ((x_CHW - mean) / std).contiguous()
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """Cut the ends off a very long strip: they are outside the crop, and resized they fill memory.
+
+    A 1 x 60,000 px strip would become 256 x 15,360,000.
+    """
+    keep = LONGEST * min(image.shape[:2])
+    top, left = (max(0, side - keep) // 2 for side in image.shape[:2])
+    return image[top : top + keep, left : left + keep]

@@ -20,8 +20,8 @@ State = dict[str, Tensor]
 
 HEAD_WIDTH = 64
 WRAPPERS = ("state_dict", "model")
-DINO = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
-DINOV2 = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+DINO = {192: ("tiny", 12), 384: ("small", 12), 768: ("base", 12), 1024: ("large", 24)}
+DINOV2 = {384: ("small", 12), 768: ("base", 12), 1024: ("large", 24), 1536: ("giant", 40)}
 
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _NEW_WEIGHT_NORM = {  # torch renamed the two factors of weight norm
@@ -112,27 +112,28 @@ def infer_info(state: State, name: str) -> ModelInfo:
     known = {"patch_size": patch, "image_size": image_size, "channels": channels, **_norm(channels)}
     depth = 1 + max(int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key))
     if "blocks.0.ls1.gamma" in state:
-        return _dinov2(width, registers="reg_token" in state, name=name, known=known)
+        return _dinov2(width, depth, "reg_token" in state, name, known)
     if width % HEAD_WIDTH:
         raise UserError(
             f"{name}: a width of {width} is not of {HEAD_WIDTH} channels a head, so the number of "
             "heads cannot be told; save it with save_weights, which writes it down"
         )
-    options: dict[str, Any] = {} if depth == 12 else {"depth": depth}
+    size, usual = DINO.get(width, ("tiny", 12))
+    options: dict[str, Any] = {} if depth == usual else {"depth": depth}
     if width not in DINO:
-        options |= {"embed_dim": width, "num_heads": width // HEAD_WIDTH, "depth": depth}
-    elif DINO[width] == "large":
-        options = {} if depth == 24 else {"depth": depth}
-    return ModelInfo(f"vit_{DINO.get(width, 'tiny')}_patch16_224", options=options, **known)
+        options |= {"embed_dim": width, "num_heads": width // HEAD_WIDTH}
+    return ModelInfo(f"vit_{size}_patch16_224", options=options, **known)
 
 
-def _dinov2(width: int, registers: bool, name: str, known: dict[str, Any]) -> ModelInfo:
+def _dinov2(width: int, depth: int, registers: bool, name: str, known: dict[str, Any]) -> ModelInfo:
     if width not in DINOV2:
         raise UserError(f"{name}: layer scale and a width of {width}: not a published DINOv2")
     # Published with the 0.1 offset and no antialiasing; the ones with registers the other way.
     mode: PosEmbedMode = "timm" if registers else "dino"
-    architecture = f"vit_{DINOV2[width]}_patch14_{'reg4_' if registers else ''}dinov2"
-    return ModelInfo(architecture, pos_embed=mode, **known)
+    size, usual = DINOV2[width]
+    architecture = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2"
+    options = {} if depth == usual else {"depth": depth}
+    return ModelInfo(architecture, pos_embed=mode, options=options, **known)
 
 
 def _native_side(state: State, name: str) -> int:

@@ -83,8 +83,13 @@ def read_weights(path: str | Path, part: Part | None = None) -> Weights:
     return Weights(info, backbone, head)
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Copy `state` into `module`; keys or shapes that do not fit are a `UserError` listing them."""
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], name: str, *, assign: bool = False
+) -> None:
+    """Copy `state` into `module`; keys or shapes that do not fit are a `UserError` listing them.
+
+    With `assign` the tensors become the parameters, which a module without memory (meta) needs.
+    """
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
     shapes = [
@@ -99,7 +104,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
     ]
     if any(problems):
         raise UserError(f"{name}: the weights do not fit: {'; '.join(filter(None, problems))}")
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
 
 
 def read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
