@@ -67,7 +67,7 @@ function headMap(header, codes, layer, head) {
     const share = Math.max(at - below, 0);
     return Math.round(kept[below] * (1 - share) + kept[above] * share);
   };
-  return {values, peak: header.max[layer][head], count, order: descending(values)};
+  return finished(values, header.max[layer][head], count, descending(values));
 }
 
 /** The mean over a layer's heads; its mask counts come from the decoded values. */
@@ -92,7 +92,16 @@ function meanMap(header, codes, layer) {
     }
     return size;
   };
-  return {values, peak, count, order};
+  return finished(values, peak, count, order);
+}
+
+/** A decoded map: values relative to `peak`, `count(keep)`, and `shades`, the values stretched from
+    least to greatest as the published pictures are. */
+function finished(values, peak, count, order) {
+  const least = values.length ? values[order[order.length - 1]] : 0;
+  const range = values[order[0]] - least;
+  const shades = values.map((value) => (range > 0 ? (value - least) / range : 0));
+  return {values, shades, least: least * peak, peak, count, order};
 }
 
 /** Indices by falling value, ties in reading order. */
@@ -100,11 +109,11 @@ function descending(values) {
   return Uint32Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
 }
 
-/** The value that separates the `count` kept patches from the rest. */
+/** The shade that separates the `count` kept patches from the rest. */
 function levelOf(map, count) {
   if (count <= 0) return Infinity;
   if (count >= map.values.length) return -Infinity;
-  return (map.values[map.order[count - 1]] + map.values[map.order[count]]) / 2;
+  return (map.shades[map.order[count - 1]] + map.shades[map.order[count]]) / 2;
 }
 
 // ---- drawing -----------------------------------------------------------------------------------
@@ -222,10 +231,10 @@ function paintStage(canvas, photo, lens, state, scratch) {
   for (let i = 0; i < count; i++) inside[map.order[i]] = 1;
   const factor = state.smooth ? Math.max(1, Math.ceil(LENS_FIELD / Math.max(lens.h, lens.w))) : 1;
   if (factor > 1 && map.factor !== factor) {
-    map.field = upsample(map.values, lens.h, lens.w, factor);
+    map.field = upsample(map.shades, lens.h, lens.w, factor);
     map.factor = factor;
   }
-  const field = factor > 1 ? map.field : {values: map.values, H: lens.h, W: lens.w};
+  const field = factor > 1 ? map.field : {values: map.shades, H: lens.h, W: lens.w};
   const isKept = factor > 1 ? (i) => field.values[i] >= level : (i) => inside[i] === 1;
   context.imageSmoothingEnabled = state.smooth;
   if (state.mode === "spotlight") {
@@ -240,7 +249,7 @@ function paintStage(canvas, photo, lens, state, scratch) {
   context.drawImage(scratch, 0, 0, width, height);
   if (state.outline && count > 0) {
     const lines = state.smooth
-      ? levelOutline(map.values, lens.h, lens.w, level) : blockOutline(inside, lens.h, lens.w);
+      ? levelOutline(map.shades, lens.h, lens.w, level) : blockOutline(inside, lens.h, lens.w);
     strokeLines(context, lines, width / lens.w, height / lens.h, Math.max(width, height) / 600);
   }
 }
@@ -341,9 +350,10 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
   const what = lensNode("strong");
   const share = lensNode("span");
   const scale = lensNode("canvas", {width: 256, height: 1, "aria-hidden": "true"});
+  const least = lensNode("span");
   const peak = lensNode("span");
   const caption = lensNode("figcaption", {class: "lens-caption"}, what, share,
-    lensNode("div", {class: "lens-scale"}, lensNode("span", {}, "0"), scale, peak));
+    lensNode("div", {class: "lens-scale"}, least, scale, peak));
   const figure = lensNode("figure", {class: "lens-figure"}, stage, caption);
   const spoken = lensNode("div", {class: "lens-quiet", role: "status", "aria-live": "polite"});
 
@@ -428,7 +438,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
       if (tile.drawn === drawn) return;
       tile.drawn = drawn;
       tile.firstChild.style.imageRendering = state.smooth ? "auto" : "pixelated";
-      paintField(tile.firstChild, lens.map(state.layer, i - 1).values, lens.w, lens.h, table);
+      paintField(tile.firstChild, lens.map(state.layer, i - 1).shades, lens.w, lens.h, table);
     });
   }
 
@@ -438,6 +448,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
     const area = Math.round((100 * patches) / map.values.length);
     what.textContent = label();
     share.textContent = `${Math.round(100 * state.keep)} % of the attention lies in ${area} % of the picture`;
+    least.textContent = (100 * map.least).toPrecision(2);
     peak.textContent = `${(100 * map.peak).toPrecision(2)} % per patch`;
     canvas.setAttribute("aria-label", `${name || "Picture"}. ${label()}. ${share.textContent}.`);
     spoken.textContent = `${label()}. ${share.textContent}.`;

@@ -1,0 +1,343 @@
+"""The lens: attention heads of a model on a picture, and its nearest neighbors in a gallery.
+
+    python apps/lens.py [--model SPEC] [--gallery PATH] [--root DIR] [--host H] [--port 7860]
+
+The page answers at once; PyTorch is loaded behind it. Everything is drawn in the browser by
+assets/overlay.js; state and computing live in `dino_core.catalog`.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="dino-lens-"))
+
+import base64
+
+import gradio as gr
+import tyro
+from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+
+from dino_core import catalog
+from dino_core.errors import UserError, command
+from dino_core.serving import addresses, choose_port, is_inside, may_change
+
+ASSETS = Path(__file__).parent / "assets"
+EXAMPLE_SIDE = 176  # pixels, twice what a tile shows
+NEIGHBORS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Look at attention heads and nearest neighbors in a browser: python apps/lens.py"""
+
+    model: str | None = None
+    """Model to begin with: starter, runs/NAME, a weights file, or timm:NAME."""
+    gallery: Path | None = None
+    """Gallery to begin with, a folder made by scripts/embed.py."""
+    root: Path = Path()
+    """The folder that holds runs/ and galleries/."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the page to the network."""
+    port: int = 7860
+    """Port to listen on; the next free one is taken if it is in use."""
+    token: str | None = None
+    """With another host: ?token=T in the page's address allows typed model names."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+class LensPage:
+    """Layout and wiring of the page; what it shows comes from the workbench."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.bench = catalog.Workbench(
+            options.root,
+            model=options.model or next((m.spec for m in catalog.models(options.root)), None),
+            gallery=options.gallery,
+            device=options.device,
+        )
+        self.examples = catalog.examples()
+
+    # -- layout -----------------------------------------------------------------------------
+
+    def blocks(self) -> gr.Blocks:
+        with gr.Blocks(title="DINO Lens", analytics_enabled=False, fill_width=True) as blocks:
+            self.shown = gr.State(None)
+            with gr.Row(elem_id="lens-bar"):
+                mounted("brand", elem_id="lens-brand", value=(ASSETS / "mark.svg").read_text())
+                self.model = gr.Dropdown(
+                    **self._model_choices(),
+                    label="Model",
+                    allow_custom_value=True,
+                    elem_id="lens-model",
+                )
+                self.gallery = gr.Dropdown(
+                    **self._gallery_choices(), label="Gallery", elem_id="lens-gallery"
+                )
+                self.refresh = gr.Button("Refresh", elem_id="lens-refresh", min_width=40)
+                mounted("colors", elem_id="lens-colors")
+            self.status = mounted("status", elem_id="lens-status", value=self._told())
+            self.picker = mounted("picker", elem_id="lens-picker", value=self._example_tiles())
+            self.stage = mounted("stage", elem_id="lens-stage")
+            self.neighbors = mounted("neighbors", elem_id="lens-neighbors")
+            self._wire(blocks)
+        return blocks
+
+    def _wire(self, blocks: gr.Blocks) -> None:
+        pickers = [self.model, self.gallery]
+        outputs = [self.shown, self.stage, self.neighbors, self.status]
+        compute: dict[str, Any] = {
+            "outputs": outputs,
+            "show_progress": "hidden",
+            "trigger_mode": "always_last",
+            "concurrency_id": "compute",
+            "concurrency_limit": 1,
+            "api_visibility": "private",
+        }
+        light: dict[str, Any] = {
+            "show_progress": "hidden",
+            "queue": False,
+            "api_visibility": "private",
+        }
+        timer = gr.Timer(0.7)
+        timer.tick(self.tell_start, None, [self.status, timer], **light)
+        blocks.load(self.list_again, pickers, pickers, **light)
+        blocks.load(self.first, pickers, **compute)
+        self.refresh.click(self.list_again, pickers, pickers, **light)
+        self.picker.upload(self.upload, pickers, **compute)
+        self.picker.select(self.example, pickers, **compute)
+        self.neighbors.select(self.neighbor, pickers, **compute)
+        self.model.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
+        self.gallery.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
+
+    # -- events -----------------------------------------------------------------------------
+
+    def first(self, model: str, gallery: str, request: gr.Request) -> Iterator[Any]:
+        """Begin with a picture, so that nobody meets an empty page."""
+        yield from self._answer(catalog.from_example(self.examples[0]), model, gallery, request)
+
+    def again(self, shown: Any, model: str, gallery: str, request: gr.Request) -> Iterator[Any]:
+        """The same picture, seen by another model or beside another gallery."""
+        picture = shown or catalog.from_example(self.examples[0])
+        yield from self._answer(picture, model, gallery, request)
+
+    def upload(
+        self, model: str, gallery: str, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        path, name = Path(str(event.path)), str(event.name)[:120]
+        try:
+            if not is_inside(os.environ["GRADIO_TEMP_DIR"], path):
+                raise UserError(f"{name}: did not arrive; choose it again")
+            picture = catalog.uploaded(path, name)
+        except UserError as error:
+            yield unchanged(error)
+        else:
+            yield from self._answer(picture, model, gallery, request)
+
+    def example(
+        self, model: str, gallery: str, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        example = self.examples[int(event.index) % len(self.examples)]
+        yield from self._answer(catalog.from_example(example), model, gallery, request)
+
+    def neighbor(
+        self, model: str, gallery: str, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Any]:
+        try:
+            picture = self.bench.picture(str(event.key), int(event.row))
+        except UserError as error:
+            yield unchanged(error)
+        else:
+            yield from self._answer(picture, model, gallery, request)
+
+    def list_again(self, model: str | None, gallery: str | None) -> list[Any]:
+        """What there is by now; what was picked stays picked while it is there."""
+        return [
+            gr.Dropdown(**self._model_choices(model)),
+            gr.Dropdown(**self._gallery_choices(gallery)),
+        ]
+
+    def tell_start(self) -> tuple[Any, Any]:
+        """How far loading has come, until it is done."""
+        loading = self.bench.status().state == "loading"
+        return (self._told() if loading else gr.skip()), gr.Timer(active=loading)
+
+    def _answer(
+        self, picture: catalog.Picture, model: str | None, gallery: str | None, request: gr.Request
+    ) -> Iterator[Any]:
+        """First what the model sees, then the neighbors. A mistake leaves what was there."""
+        names = may_change(self.options.host, self.options.token, request.query_params.get("token"))
+        try:
+            sight = self.bench.look(picture, model or "", names_allowed=names)
+        except UserError as error:
+            yield unchanged(error)
+            return
+        yield picture, drawn(picture, sight), gr.skip(), told("ready", sight.sentence)
+        yield gr.skip(), gr.skip(), self._near(picture, model or "", gallery, names), gr.skip()
+
+    def _near(
+        self, picture: catalog.Picture, model: str, gallery: str | None, names: bool
+    ) -> dict[str, Any]:
+        if not gallery:
+            return {"sentence": "No gallery yet. Make one of your own images:", "command": EMBED}
+        try:
+            near = self.bench.neighbors(picture, model, gallery, k=NEIGHBORS, names_allowed=names)
+        except UserError as error:
+            return {"sentence": f"{error}.", "command": ""}
+        return {
+            "key": near.key,
+            "gallery": near.gallery,
+            "count": near.count,
+            "generated": near.generated,
+            "neighbors": [vars(neighbor) for neighbor in near.neighbors],
+            "vote": near.vote,
+        }
+
+    # -- values -----------------------------------------------------------------------------
+
+    def _told(self) -> dict[str, str]:
+        status = self.bench.status()
+        return told(status.state, status.sentence)
+
+    def _model_choices(self, picked: str | None = None) -> dict[str, Any]:
+        choices = [(entry.title, entry.spec) for entry in self.bench.models()]
+        if picked and picked not in [spec for _, spec in choices]:
+            choices.append((picked, picked))  # typed by the visitor
+        first = catalog.model_title(self.bench.named_model) if self.bench.named_model else None
+        return {"choices": choices, "value": picked or first}
+
+    def _gallery_choices(self, picked: str | None = None) -> dict[str, Any]:
+        choices = [(title, key) for key, title in self.bench.galleries()]
+        keys = [key for _, key in choices]  # the one named at the start stands first
+        return {"choices": choices, "value": picked if picked in keys else next(iter(keys), None)}
+
+    def _example_tiles(self) -> dict[str, Any]:
+        tiles = []
+        for example in self.examples:
+            image = catalog.load(catalog.from_example(example))
+            small = data_url(catalog.jpeg(image, EXAMPLE_SIDE, quality=80))
+            tiles.append({"title": example.title, "credit": example.credit, "image": small})
+        return {"examples": tiles, "limit": catalog.MAX_UPLOAD}
+
+    def thumbnail(self, key: str, row: int) -> Any:
+        """A neighbor's thumbnail, as a file from the gallery's own cache."""
+        try:
+            path = self.bench.thumbnail(key, row)
+        except UserError as error:
+            return PlainTextResponse(f"{error}", status_code=404)
+        return FileResponse(
+            path, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"}
+        )
+
+
+EMBED = "python scripts/embed.py --model starter --data FOLDER --out galleries/NAME"
+BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
+
+
+def mounted(part: str, value: Any = None, elem_id: str = "") -> gr.HTML:
+    """An element of the page that assets/lens.js fills: `part` names the function that does."""
+    scripts = (
+        (ASSETS / "overlay.js", ASSETS / "lens.js") if part == "stage" else (ASSETS / "lens.js",)
+    )
+    code = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    start = f"lensParts['{part}']({{element, props, trigger, upload, watch}});"
+    return gr.HTML(
+        value,
+        html_template="<div class='lens-mount'></div>",
+        js_on_load=f"{code}\n{start}",
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def told(state: str, sentence: str) -> dict[str, str]:
+    return {"state": state, "sentence": sentence}
+
+
+def unchanged(error: UserError) -> tuple[Any, ...]:
+    """Say what was wrong; picture, heads and neighbors stay as they were."""
+    sentence = str(error)
+    return (
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+        told("problem", sentence[:1].upper() + sentence[1:] + "."),
+    )
+
+
+def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, str]:
+    """What overlay.js draws."""
+    return {
+        "title": picture.title,
+        "credit": picture.credit,
+        "image": data_url(sight.photo),
+        "payload": base64.b64encode(sight.payload).decode(),
+    }
+
+
+def data_url(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own widgets in the colors of theme.css; system fonts, so nothing is fetched."""
+    font = ["Inter", "ui-sans-serif", "system-ui", "sans-serif"]
+    mono = ["ui-monospace", "Menlo", "monospace"]
+    return gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=font, font_mono=mono)
+
+
+def style() -> str:
+    """The style sheets as they are: Gradio's own `css` would drop the container queries in them."""
+    names = ("theme.css", "overlay.css", "lens.css")
+    return "".join(
+        f"<style>{(ASSETS / name).read_text(encoding='utf-8')}</style>" for name in names
+    )
+
+
+def serve(options: Options) -> None:
+    """Start the page and block until it is ended."""
+    page = LensPage(options)
+    port = choose_port(options.port, options.host)
+    if port.sentence:
+        print(port.sentence, flush=True)
+    blocks = page.blocks()
+    blocks.queue(max_size=32, default_concurrency_limit=1)
+    page.bench.start()
+    blocks.launch(
+        server_name=options.host,
+        server_port=port.number,
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        strict_cors=True,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        max_file_size=catalog.MAX_UPLOAD,
+        state_session_capacity=200,
+        favicon_path=ASSETS / "mark.svg",
+        theme=theme(),
+        head=style(),
+        app_kwargs={"routes": [APIRoute("/thumbs/{key}/{row}", page.thumbnail)]},
+        prevent_thread_lock=True,
+    )
+    print(f"DINO Lens is at {' and '.join(addresses(options.host, port.number))}", flush=True)
+    blocks.block_thread()
+
+
+@command
+def main() -> None:
+    serve(tyro.cli(Options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What there is to look at, and with: models, galleries, example photos; and keeping them open.
+
+entries     what is listed under a root, for pickers
+pictures    an upload, an example, an image of a gallery: one kind of thing
+workbench   models and galleries kept open; answers what a page asks about a picture
+
+Importing this imports no torch: a page answers first, and `Workbench.start` loads the rest.
+"""
+
+from dino_core.catalog.entries import (
+    STARTER,
+    Example,
+    ModelEntry,
+    check_model,
+    examples,
+    galleries,
+    gallery_key,
+    gallery_title,
+    model_title,
+    models,
+    no_model,
+)
+from dino_core.catalog.pictures import (
+    MAX_PIXELS,
+    MAX_UPLOAD,
+    Picture,
+    from_example,
+    from_gallery,
+    jpeg,
+    load,
+    uploaded,
+)
+from dino_core.catalog.workbench import (
+    Neighbor,
+    Neighborhood,
+    Sight,
+    Status,
+    Workbench,
+    label_vote,
+)
+
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_UPLOAD",
+    "STARTER",
+    "Example",
+    "ModelEntry",
+    "Neighbor",
+    "Neighborhood",
+    "Picture",
+    "Sight",
+    "Status",
+    "Workbench",
+    "check_model",
+    "examples",
+    "from_example",
+    "from_gallery",
+    "galleries",
+    "gallery_key",
+    "gallery_title",
+    "jpeg",
+    "label_vote",
+    "load",
+    "model_title",
+    "models",
+    "no_model",
+    "uploaded",
+]

@@ -1,0 +1,290 @@
+"""One place that keeps models and galleries open and answers what a page asks about a picture.
+
+    bench = Workbench(root, model="starter", gallery="galleries/pets")
+    bench.start()                            # imports torch and loads the model in the background
+    sight = bench.look(picture, "starter")   # waits for that, then: maps and photo as bytes
+    near = bench.neighbors(picture, "starter", bench.galleries()[0][0])
+
+Importing this module imports no torch. Computing is done one request at a time, under one lock.
+"""
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dino_core.catalog.entries import (
+    ModelEntry,
+    check_model,
+    galleries,
+    gallery_key,
+    gallery_title,
+    model_stamp,
+    model_title,
+    models,
+)
+from dino_core.catalog.pictures import Picture, from_gallery, jpeg, load
+from dino_core.errors import UserError
+from dino_core.gallery.listing import entry
+
+if TYPE_CHECKING:
+    from dino_core.gallery import Gallery
+    from dino_core.lenses import Attention
+    from dino_core.models import Model
+
+SHOWN_SIDE = 1400  # pixels on the long side of the photo that is sent back
+MODELS_KEPT = 3
+SIGHTS_KEPT = 24
+TEMPERATURE = 0.07  # of the neighbors' vote, as in dino_core.measures.knn
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a model sees in a picture, ready for a browser."""
+
+    payload: bytes  # a LensPayload
+    photo: bytes  # JPEG, long side at most 1400 px
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    row: int
+    id: str
+    label: str | None
+    score: float  # cosine, -1..1
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """The nearest images of a gallery, and the labels they vote for (shares that sum to 1)."""
+
+    gallery: str
+    key: str  # what `gallery_at` opens the gallery by
+    count: int
+    generated: bool
+    neighbors: list[Neighbor]
+    vote: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the start has come: "loading", "ready" or "failed", and a sentence."""
+
+    state: str
+    sentence: str
+
+
+class Workbench:
+    """See the top of this file. `model` and `gallery` are what the app was started with."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        model: str | None = None,
+        gallery: str | Path | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.root = Path(root)
+        self.named_model = model
+        self.named_gallery = Path(gallery) if gallery else None
+        self._device = device
+        self._status = Status("loading", "Loading PyTorch …")
+        self._started = threading.Event()
+        self._compute = threading.RLock()
+        self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
+        self._galleries: dict[str, tuple[float, Gallery]] = {}
+        self._sights: OrderedDict[tuple[str, str, int | None], Sight] = OrderedDict()
+
+    # -- starting ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Import what is slow to import, and load the model, in the background."""
+        threading.Thread(target=self._start, name="workbench", daemon=True).start()
+
+    def status(self) -> Status:
+        return self._status
+
+    def wait(self) -> None:
+        """Until imports are done. Raises `UserError` if they failed."""
+        self._started.wait()
+        if self._status.state == "failed":
+            raise UserError(self._status.sentence)
+
+    def _start(self) -> None:
+        try:
+            import torch  # noqa: F401
+
+            self._status = Status("loading", "Loading vision transformers …")
+            import dino_core.gallery
+            import dino_core.lenses
+            import dino_core.models  # noqa: F401
+        except Exception as error:  # a page must say it, whatever it was
+            self._status = Status("failed", f"PyTorch could not be loaded ({error})")
+            self._started.set()
+            return
+        try:
+            if self.named_model:
+                self._status = Status("loading", f"Loading {self.named_model} …")
+                with self._compute:
+                    self._started.set()
+                    self._model(self.named_model)
+            self._status = Status("ready", "Ready")
+        except UserError as error:  # of the model alone: others can still be picked
+            self._status = Status("ready", str(error))
+        finally:
+            self._started.set()
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def look(
+        self, picture: Picture, spec: str, *, size: int | None = None, names_allowed: bool = True
+    ) -> Sight:
+        """Every head's map of `picture`. Raises `UserError` for a bad picture or model."""
+        self.wait()
+        spec = self._spec(spec, names_allowed)
+        from dino_core.lenses import LensPayload, look
+
+        with self._compute:
+            model = self._model(spec)
+            key = (picture.key, model.hash, size)
+            if key in self._sights:
+                self._sights.move_to_end(key)
+                return self._sights[key]
+            image = load(picture)
+            begun = time.perf_counter()
+            attention = look(model, image, size=size)
+            took = time.perf_counter() - begun
+            sight = Sight(
+                payload=LensPayload.from_attention(attention).to_bytes(),
+                photo=jpeg(image, SHOWN_SIDE),
+                sentence=f"{_seen(attention)} by {model_title(spec)} in {took:.1f} s "
+                f"on {model.device.type}",
+            )
+            self._sights[key] = sight
+            while len(self._sights) > SIGHTS_KEPT:
+                self._sights.popitem(last=False)
+            return sight
+
+    def neighbors(
+        self, picture: Picture, spec: str, key: str, *, k: int = 20, names_allowed: bool = True
+    ) -> Neighborhood:
+        """The `k` nearest images of a gallery, by its public name, and their vote.
+
+        Raises `UserError` when the gallery was made by another model, or cannot be opened.
+        """
+        self.wait()
+        spec = self._spec(spec, names_allowed)
+        with self._compute:
+            opened = self.gallery_at(key)
+            itself = picture.row if picture.gallery == key else None
+            hits = opened.search(load(picture), k=k + (itself is not None), model=self._model(spec))
+        found = zip(hits.rows, hits.ids, hits.labels, hits.scores, strict=True)
+        neighbors = [
+            Neighbor(int(row), id, label, float(score))
+            for row, id, label, score in found
+            if row != itself
+        ][:k]
+        return Neighborhood(
+            gallery=opened.name,
+            key=key,
+            count=opened.info.count,
+            generated=opened.info.generated,
+            neighbors=neighbors,
+            vote=label_vote([n.label for n in neighbors], [n.score for n in neighbors]),
+        )
+
+    # -- what is open -----------------------------------------------------------------------
+
+    def models(self) -> list[ModelEntry]:
+        """What a picker offers. A weights file named at the start is offered by its name alone."""
+        found = models(self.root)
+        named = self.named_model
+        if named and named not in [model.spec for model in found]:
+            found.insert(0, ModelEntry(model_title(named), model_title(named)))
+        return found
+
+    def galleries(self) -> list[tuple[str, str]]:
+        """What a picker offers: a public name for `gallery_at`, and a title."""
+        return [(gallery_key(path), gallery_title(entry(path))) for path in self._gallery_paths()]
+
+    def _gallery_paths(self) -> list[Path]:
+        """The galleries that may be opened: the one named at the start, then the root's."""
+        named = [self.named_gallery] if self.named_gallery else []
+        paths = [*named, *(found.path for found in galleries(self.root))]
+        return list({path.resolve(): path for path in paths}.values())
+
+    def gallery_at(self, key: str) -> "Gallery":
+        """The gallery behind a public name, opened again when it was rebuilt."""
+        from dino_core.gallery import Gallery
+
+        for path in self._gallery_paths():
+            if gallery_key(path) == key:
+                manifest = path / "gallery.json"
+                stamp = manifest.stat().st_mtime if manifest.is_file() else 0.0
+                if key not in self._galleries or self._galleries[key][0] != stamp:
+                    self._galleries[key] = (stamp, Gallery.open(path))
+                return self._galleries[key][1]
+        raise UserError("this gallery is gone; press refresh, or pick another")
+
+    def picture(self, key: str, row: int) -> Picture:
+        """One image of a gallery, by the gallery's public name and row. Raises `UserError`."""
+        self.wait()
+        return from_gallery(self.gallery_at(key), key, row)
+
+    def thumbnail(self, key: str, row: int) -> Path:
+        """A small JPEG of one image of a gallery, as a file. Raises `UserError`."""
+        gallery = self.gallery_at(key)
+        if not 0 <= row < len(gallery):
+            raise UserError(f"{gallery.name}: has no image {row}")
+        return gallery.thumbnail(row)
+
+    def _spec(self, picked: str, names_allowed: bool) -> str:
+        """The spelling for `load_model` of what was picked. Raises `UserError` where it may not."""
+        if self.named_model and picked in (self.named_model, model_title(self.named_model)):
+            return self.named_model
+        check_model(self.root, picked, names_allowed=names_allowed)
+        return picked
+
+    def _model(self, spec: str) -> "Model":
+        from dino_core.models import load_model
+
+        key = (spec, model_stamp(self.root, spec))
+        if key not in self._models:
+            self._models[key] = load_model(spec, device=self._device, root=self.root)
+            while len(self._models) > MODELS_KEPT:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+
+def _seen(attention: "Attention") -> str:
+    (source_height, source_width), (height, width) = attention.source_size, attention.image_size
+    rows, columns = attention.grid
+    return (
+        f"{source_width} × {source_height} px, seen as {width} × {height} px "
+        f"({columns} × {rows} patches)"
+    )
+
+
+def label_vote(
+    labels: Sequence[str | None], scores: Sequence[float], temperature: float = TEMPERATURE
+) -> list[tuple[str, float]]:
+    """Each label's share of the neighbors' vote, largest first; unlabeled neighbors do not vote.
+
+    Weights exp(score / temperature), as in the weighted k-NN protocol (Wu et al. 2018, sec. 3.4).
+    """
+    weights: dict[str, float] = {}
+    best = max(scores, default=0.0)
+    for label, score in zip(labels, scores, strict=True):
+        if label is not None:
+            weight = math.exp((score - best) / temperature)
+            weights[label] = weights.get(label, 0.0) + weight
+    total = sum(weights.values())
+    shares = [(label, weight / total) for label, weight in weights.items()]
+    return sorted(shares, key=lambda pair: (-pair[1], pair[0]))
