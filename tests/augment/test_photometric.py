@@ -187,7 +187,7 @@ def test_nothing_waits_for_the_device(varied: tuple[Tensor, list[ViewPlan]]) -> 
     assert not watch.seen & {"nonzero", "masked_select", "index", "unique", "lift_fresh"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_agrees_and_does_not_wait(varied: tuple[Tensor, list[ViewPlan]]) -> None:
     images, plans = varied
     batch = PhotometricBatch.collate(plans).pin_memory().to("cuda", non_blocking=True)
