@@ -25,8 +25,10 @@ from dino_core.models.pos_embed import resample_pos_embed
 
 VIT_MODULES = ("vision_transformer", "eva", "deit")
 OPTIONS = frozenset(
-    "embed_dim depth num_heads mlp_ratio qkv_bias qk_norm init_values reg_tokens num_reg_tokens "
-    "no_embed_class pre_norm final_norm".split()
+    {
+        *("embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "init_values"),
+        *("reg_tokens", "num_reg_tokens", "no_embed_class", "pre_norm", "final_norm"),
+    }
 )
 """The options a `ModelInfo` may carry: shapes only. timm takes others that load files, and a
 weights file from elsewhere must not choose those."""
