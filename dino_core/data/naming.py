@@ -77,13 +77,14 @@ def label_values(values: Sequence[object]) -> tuple[np.ndarray, list[str]]:
 
     A whole number is named as one, though a gap in its column made it 3.0.
     """
-    texts = [_text(value) for value in values]
+    texts = [plain_text(value) for value in values]
     classes = sorted({text for text in texts if text}, key=_natural)
     number = {"": -1} | {name: k for k, name in enumerate(classes)}
     return np.array([number[text] for text in texts], np.int64).reshape(len(texts)), classes
 
 
-def _text(value: object) -> str:
+def plain_text(value: object) -> str:
+    """A table's cell as text: "" for a missing one, "3" for 3.0."""
     if value is None or value != value:  # NaN differs from itself
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dino_core.data.decode import BadImage, read_file
-from dino_core.data.naming import by_name, label_values
+from dino_core.data.naming import by_name, label_values, plain_text
 from dino_core.data.source import Names, Source, checked
 from dino_core.errors import UserError
 
@@ -34,14 +34,14 @@ class Table(Source):
     def __init__(self, spec: str, file: Path, frame: "pd.DataFrame", column: str) -> None:
         self.spec, self.root, self.notes = spec, file.parent, []
         values = frame[column].tolist()
-        self._paths = Names("" if v is None or v != v else str(v).strip() for v in values)
+        self._paths = Names(plain_text(value) for value in values)
         self.ids = Names(_unique_ids(self._paths))
         self.labels, self.classes, self.splits = None, [], None
         label, split = _find(frame, LABEL_COLUMNS), _find(frame, SPLIT_COLUMNS)
         if label is not None:
             self.labels, self.classes = label_values(frame[label].tolist())
         if split is not None:
-            self.splits = np.array([str(v) for v in frame[split].fillna("")], dtype=object)
+            self.splits = np.array([plain_text(v) for v in frame[split].tolist()], dtype=object)
         own = frame.drop(columns=[c for c in (column, label, split) if c is not None])
         self.metadata = own.reset_index(drop=True)
 

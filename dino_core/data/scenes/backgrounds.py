@@ -61,25 +61,27 @@ def _sky(side: int, rng: Rng, clouds: float = 1.0) -> tuple[np.ndarray, np.ndarr
     return np.broadcast_to(sky, (3, side, side)).copy(), 0.5 * (top + low)
 
 
-def _ground(
-    side: int,
-    rng: Rng,
-    horizon: float,
-    near: np.ndarray,
-    far: np.ndarray,
-    grain: float,
-    zoom: float,
-) -> np.ndarray:
-    """A plane receding to the horizon with texture in perspective: [3, rows below, side]."""
+@dataclass(frozen=True)
+class Ground:
+    """A plane's colors at our feet and far away, how strong and how fine its texture is."""
+
+    near: np.ndarray
+    far: np.ndarray
+    grain: float
+    zoom: float
+
+
+def _plane(side: int, rng: Rng, horizon: float, ground: Ground) -> np.ndarray:
+    """A plane receding to the horizon, its texture in perspective: [3, rows below, side]."""
     column, row = _grid(side)
     row = row[round(horizon * side) :]
-    depth = np.float32(zoom) / (row - np.float32(horizon) + np.float32(0.06))
+    depth = np.float32(ground.zoom) / (row - np.float32(horizon) + np.float32(0.06))
     u = (column - np.float32(0.5)) * depth
     v = np.broadcast_to(depth * 2.2, u.shape)
     texture = stretched(rough(), rng, u, v)
     fade = np.clip((row - horizon) / (1 - horizon) * 1.5, 0, 1)
-    color = mix(far, near, np.broadcast_to(fade, u.shape))
-    return color * np.clip(1 + np.float32(grain) * texture * (0.3 + 0.7 * fade), 0.2, 1.8)
+    color = mix(ground.far, ground.near, np.broadcast_to(fade, u.shape))
+    return color * np.clip(1 + np.float32(ground.grain) * texture * (0.3 + 0.7 * fade), 0.2, 1.8)
 
 
 def _ridge(side: int, rng: Rng, height: float, rough_by: float) -> np.ndarray:
@@ -90,8 +92,9 @@ def _ridge(side: int, rng: Rng, height: float, rough_by: float) -> np.ndarray:
 
 
 def _landscape(
-    side: int, rng: Rng, horizon: float, ridge: np.ndarray | None, *ground: object
+    side: int, rng: Rng, horizon: float, ground: Ground, ridge: np.ndarray | None = None
 ) -> Setting:
+    """A plane under a sky, with hills of color `ridge` between."""
     sky, mean = _sky(side, rng)
     _, row = _grid(side)
     if ridge is not None:
@@ -100,7 +103,7 @@ def _landscape(
             hill = mix(sky, ridge, np.float32(0.55 + 0.35 * layer))
             sky = mix(sky, hill, step(skyline - row, 1.5 / side))
     below = round(horizon * side)
-    sky[:, below:] = _ground(side, rng, horizon, *ground)  # type: ignore[arg-type]
+    sky[:, below:] = _plane(side, rng, horizon, ground)
     return Setting(sky, horizon, mean)
 
 
@@ -111,14 +114,14 @@ def meadow(side: int, rng: Rng) -> Setting:
     far = linear(hue - 0.03, 0.45, 0.7)
     hills = linear(rng.uniform(0.25, 0.6), 0.4, 0.45)
     horizon = rng.uniform(0.38, 0.62)
-    return _landscape(side, rng, horizon, hills, near, far, 0.32, rng.uniform(25, 45))
+    return _landscape(side, rng, horizon, Ground(near, far, 0.32, rng.uniform(25, 45)), hills)
 
 
 def beach(side: int, rng: Rng) -> Setting:
     """Sand before a strip of sea."""
     sand = linear(rng.uniform(0.07, 0.13), rng.uniform(0.25, 0.45), rng.uniform(0.75, 0.95))
     horizon = rng.uniform(0.45, 0.6)
-    setting = _landscape(side, rng, horizon, None, sand, sand, 0.16, rng.uniform(30, 60))
+    setting = _landscape(side, rng, horizon, Ground(sand, sand, 0.16, rng.uniform(30, 60)))
     sea = linear(rng.uniform(0.48, 0.6), rng.uniform(0.5, 0.8), rng.uniform(0.4, 0.7))
     top, low = int((horizon - rng.uniform(0.1, 0.2)) * side), round(horizon * side)
     column, row = _grid(side)
@@ -137,7 +140,7 @@ def snow(side: int, rng: Rng) -> Setting:
     """A snow field before mountains."""
     near, far = linear(0.6, rng.uniform(0.02, 0.15), 0.9), linear(0.6, 0.1, 0.97)
     rock = linear(rng.uniform(0.55, 0.7), 0.35, rng.uniform(0.3, 0.5))
-    return _landscape(side, rng, rng.uniform(0.45, 0.62), rock, near, far, 0.06, 20.0)
+    return _landscape(side, rng, rng.uniform(0.45, 0.62), Ground(near, far, 0.06, 20.0), rock)
 
 
 def desert(side: int, rng: Rng) -> Setting:
@@ -170,7 +173,7 @@ def tabletop(side: int, rng: Rng) -> Setting:
 
 
 def _wood(side: int, rng: Rng, perspective: bool) -> np.ndarray:
-    """Planks with grain along the columns (seen from above) or the rows (a table's edge-on)."""
+    """Planks along the rows, [3, side, side]; in perspective they are seen at a flat angle."""
     column, row = _grid(side)
     hue, saturation = rng.uniform(0.04, 0.1), rng.uniform(0.35, 0.7)
     dark = linear(hue, saturation, rng.uniform(0.25, 0.5))
@@ -286,7 +289,7 @@ def bricks(side: int, rng: Rng) -> Setting:
     horizon = rng.uniform(0.62, 0.76)
     below = round(horizon * side)
     paving = linear(0.1, 0.06, rng.uniform(0.45, 0.7))
-    light[:, below:] = _ground(side, rng, horizon, paving, paving * 0.7, 0.14, 40.0)
+    light[:, below:] = _plane(side, rng, horizon, Ground(paving, paving * 0.7, 0.14, 40.0))
     return Setting(light, horizon, linear(0.6, 0.1, 0.9))
 
 

@@ -235,7 +235,7 @@ def mug(x: Field, y: Field, rng: np.random.Generator, colors: Palette) -> list[P
     level = y + sag
     angle = np.arcsin(np.clip(x / np.float32(half), -1, 1))
     zigzag = level - 0.09 * wave(angle * np.float32(rng.integers(2, 5)))
-    color = mix(colors.main, colors.light, step(np.abs(zigzag - 0.0) - 0.08, 0.03))
+    color = mix(colors.main, colors.light, step(np.abs(zigzag) - 0.08, 0.03))
     for band in (0.27, -0.27):
         color = mix(color, colors.second, step(np.abs(level - band * height * 2) - 0.045, 0.03))
     opening = ellipse(x, y - height, half, rim)

@@ -199,7 +199,8 @@ def _cast_shadow(light: np.ndarray, mask: Field, pose: Pose, lamp: Lamp) -> None
 
 def _span(middle: float, reach: float) -> tuple[int, int]:
     """The pixels within `reach` of `middle` that lie in the picture."""
-    return int(np.clip(middle - reach, 0, SIDE)), int(np.clip(middle + reach + 1, 0, SIDE))
+    first, end = int(middle - reach), int(middle + reach + 1)
+    return min(max(first, 0), SIDE), min(max(end, 0), SIDE)
 
 
 def _blur(field: Field, radius: int) -> Field:
