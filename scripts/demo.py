@@ -139,6 +139,8 @@ def tell_where(other: AlreadyRunning) -> None:
 def main() -> None:
     args = tyro.cli(Demo, description=__doc__)
     root = args.root.resolve()
+    if Path(args.model).is_file():  # beside the user; other relative spellings start at the root
+        args.model = str(Path(args.model).resolve())
     try:
         with ending_interrupts(), Launcher(root / ".dino-demo") as launcher:
             gallery = make_gallery(args, root)
