@@ -91,8 +91,9 @@ class Backbone(nn.Module):
     def pos_embed(self, grid: tuple[int, int]) -> Tensor:
         """The position embedding for a grid (rows, columns), [1, N, D]; a frozen model keeps it."""
         vit, cache = self.vit, self._frozen_pos_embed
-        if cache is not None and grid in cache:
-            return cache[grid]
+        kept = None if cache is None else cache.get(grid)  # one look: other threads may clear it
+        if kept is not None:
+            return kept
         prefix = 0 if vit.no_embed_class else self.num_prefix_tokens
         native = vit.patch_embed.grid_size
         mode = self.info.pos_embed
