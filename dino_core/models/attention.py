@@ -9,12 +9,13 @@ Covered: plain ViTs (DINO v1, DINOv2 with and without registers), Eva blocks wit
 (DINOv3, EUPE), query/key norms, separate q/k projections, grouped keys.
 
     rows = cls_rows(backbone, images)               # [L, B, heads, prefix + N]
-    with recorded_rows(backbone.vit) as rows:       # or: beside what the forward is run for
+    with recorded_rows(backbone.vit) as rows:       # or: beside what a forward is run for
         tokens = backbone.tokens(images)            # rows is now a list of L tensors
 
 Shape legend: B images, N tokens (prefix first), A heads, D head width, L layers.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -31,11 +32,13 @@ def cls_rows(backbone: Any, images: Tensor) -> Tensor:
     """Attention of the CLS token to every token, for every layer and head.
 
     `backbone`: a `Backbone`; `images`: float [B, 3, H, W], H and W multiples of the patch size.
-    Returns float32 [L, B, heads, prefix + N], each row summing to 1, without gradients.
+    Returns float32 [L, B, heads, prefix + N], each row summing to 1, without gradients. Safe to
+    call from many threads at once.
     Raises `UserError` for a model without a CLS token or with blocks of another kind.
     """
-    with torch.no_grad(), recorded_rows(backbone.vit) as rows:
-        backbone(images)
+    twin = _twin(backbone)  # many threads may look through one model
+    with torch.no_grad(), recorded_rows(twin.vit) as rows:
+        twin(images)
     return torch.stack(rows)
 
 
@@ -43,8 +46,8 @@ def cls_rows(backbone: Any, images: Tensor) -> Tensor:
 def recorded_rows(vit: nn.Module) -> Iterator[list[Tensor]]:
     """While open, each forward of `vit` refills the yielded list: L tensors [B, heads, N], float32.
 
-    The rows are detached; any forward will do (features, tokens, training under autocast).
-    Raises `UserError` as `cls_rows` does.
+    The rows are detached; any forward will do (features, tokens, training under autocast). Hooks
+    stand on `vit` itself meanwhile, so no other thread may run it. Raises `UserError` as `cls_rows` does.
     """
     modules = attention_modules(vit)
     rows: list[Tensor] = []
@@ -74,6 +77,20 @@ def attention_modules(vit: nn.Module) -> list[nn.Module]:
             "use a plain ViT or an Eva model (DINO, DINOv2, DINOv3)"
         )
     return known
+
+
+def _twin(module: Any) -> Any:
+    """The same module on the same tensors, but with hooks of its own (3 ms for a ViT-S)."""
+    twin = copy.copy(module)
+    # Module state is one dict of dicts; those with hooks and children must not be shared.
+    for name, value in vars(module).items():
+        if "hooks" in name and isinstance(value, dict):
+            vars(twin)[name] = value.copy()
+    vars(twin)["_modules"] = {
+        name: None if child is None else _twin(child) for name, child in module._modules.items()
+    }
+    vars(twin)["_compiled_call_impl"] = None  # it would call the original
+    return twin
 
 
 def _has_qk(module: nn.Module) -> bool:

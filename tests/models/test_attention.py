@@ -1,5 +1,6 @@
 """CLS rows are the softmax's own: against timm unfused, and against the published program."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_recording_leaves_the_model_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.modules())
     backbone(images)
     assert len(rows) == 2  # no longer recording
+
+
+def test_many_threads_look_through_one_model():
+    backbone = backbone_of(*KINDS[1]).freeze()
+    batches = [torch.randn(1, 3, 64, 64 + 8 * (i % 4)) for i in range(24)]
+    alone = [cls_rows(backbone, images) for images in batches]
+    with ThreadPoolExecutor(6) as pool:
+        features = pool.map(backbone, batches)  # others use the model meanwhile
+        together = list(pool.map(lambda images: cls_rows(backbone, images), batches))
+        list(features)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_rows_under_autocast_are_float32_and_close():
