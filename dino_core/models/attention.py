@@ -47,7 +47,8 @@ def recorded_rows(vit: nn.Module) -> Iterator[list[Tensor]]:
     """While open, each forward of `vit` refills the yielded list: L tensors [B, heads, N], float32.
 
     The rows are detached; any forward will do (features, tokens, training under autocast). Hooks
-    stand on `vit` itself meanwhile, so no other thread may run it. Raises `UserError` as `cls_rows` does.
+    stand on `vit` itself meanwhile, so no other thread may run it. Raises `UserError` as `cls_rows`
+    does.
     """
     modules = attention_modules(vit)
     rows: list[Tensor] = []
