@@ -4,7 +4,7 @@
     python scripts/attend.py --model runs/mine --data photos/ --out attention --layer all
 
 Open OUT/index.html: every image with its heads, with sliders for opacity and attention kept.
-Beside it lie heat maps, overlays, masks and arrays, one folder per image (see --help).
+Beside it lie heat maps, overlays, masks and arrays, one folder per image.
 """
 
 import sys

@@ -49,7 +49,7 @@ class Settings:
     size: int | None = None  # short side in pixels; None: the lens's default
     keep: float = 0.6  # share of a head's attention in its mask, 0..1
     opacity: float = 0.6  # of the heat map over the photo, 0..1
-    colormap: str = "inferno"
+    colormap: str = "inferno"  # viridis, inferno or magma
 
     def __post_init__(self) -> None:
         for name in ("keep", "opacity"):
