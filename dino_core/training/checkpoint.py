@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dino_core.errors import UserError
 from dino_core.files import read_json, whole_folder, write_json
-from dino_core.models import ModelInfo, read_weights, save_weights
+from dino_core.models import ModelInfo, load_strictly, read_weights, save_weights
 from dino_core.runs import Checkpoint, Run
 from dino_core.training.network import Network
 from dino_core.training.step import TrainState
@@ -56,8 +56,8 @@ def _save_network(path: Path, network: Network, info: ModelInfo) -> None:
 
 def _load_network(path: Path, network: Network) -> None:
     weights = read_weights(path)
-    network.backbone.vit.load_state_dict(weights.backbone)
-    network.head.load_state_dict(weights.head or {})
+    load_strictly(network.backbone.vit, weights.backbone, str(path))
+    load_strictly(network.head, weights.head or {}, str(path))
 
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

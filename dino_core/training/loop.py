@@ -28,7 +28,7 @@ from dino_core import distributed
 from dino_core.data import Quarantine, Source
 from dino_core.errors import UserError
 from dino_core.files import write_json
-from dino_core.models import ModelInfo, device_of, load_model
+from dino_core.models import ModelInfo, device_of, load_model, load_strictly
 from dino_core.rng import torch_seed
 from dino_core.runs import Run
 from dino_core.training.checkpoint import load_checkpoint, save_checkpoint
@@ -61,6 +61,8 @@ def train(recipe: Recipe, source: Source, run: Run, *, resume: bool = False) -> 
     else:
         provenance = {"data": source.spec, "versions": versions()}
         write_json(run.path / "recipe.json", {**recipe.to_json(), **provenance})
+    for note in source.notes:
+        run.log(note)
     _Loop(recipe, source, run, state, device).go()
     return run
 
@@ -246,7 +248,7 @@ class _Stop:
 
 @contextmanager
 def _stop_signals() -> Iterator[_Stop]:
-    """Within: the first Ctrl-C or SIGTERM asks for a stop after this step; a second one is obeyed."""
+    """Within: Ctrl-C or SIGTERM asks for a stop after this step; a second one ends it at once."""
     stop = _Stop()
 
     def ask(_signal: int, _frame: object) -> None:
@@ -297,14 +299,8 @@ def _settle(recipe: Recipe, source: Source, run: Run, resume: bool) -> tuple[Rec
 
 
 def _start_from(vit: torch.nn.Module, spec: str) -> None:
-    """Copy a model's backbone weights; a model of another shape is a `UserError`."""
-    try:
-        vit.load_state_dict(load_model(spec, device="cpu").backbone.vit.state_dict())
-    except RuntimeError:
-        raise UserError(
-            f"{spec}: its architecture or native size is not the recipe's; set --architecture, "
-            f"--patch-size and --image-size to those of {spec}"
-        ) from None
+    """Copy a model's backbone weights; one of another shape is a `UserError` that lists them."""
+    load_strictly(vit, load_model(spec, device="cpu").backbone.vit.state_dict(), spec)
 
 
 def _rounded(value: float) -> float:

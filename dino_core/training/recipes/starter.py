@@ -21,7 +21,7 @@ RECIPE = dataclasses.replace(
         lr=0.002, min_lr=2e-5, warmup_epochs=0.15, weight_decay_end=0.1, freeze_last_layer=0.1
     ),
     teacher=TeacherConfig(momentum=0.99, teacher_temp=0.04),
-    steps=1500,
+    steps=1300,
     batch_size=64,
     save_every=100,
     keep=0,
