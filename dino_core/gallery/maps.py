@@ -7,12 +7,14 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from dino_core.gallery.fuzzy import fuzzy_graph
 from dino_core.gallery.progress import Progress
 from dino_core.rng import generator
 
 FEWEST_FOR_UMAP = 10
-UMAP_NEIGHBORS = 15  # itself included, as umap-learn counts
+UMAP_NEIGHBORS = 15  # the image itself included, as the paper counts
 UMAP_MIN_DIST = 0.1
 PLACING_NEIGHBORS = 10
 PLACING_TEMPERATURE = 0.07
@@ -54,24 +56,47 @@ def umap_map(
     start_N2 = pca_map(features_ND)
     if count < FEWEST_FOR_UMAP:
         return start_N2, {"method": "pca", "why": f"fewer than {FEWEST_FOR_UMAP} images"}
-    if progress is not None:
-        progress(0, 1, "Drawing the map (UMAP compiles itself first: up to a minute)")
+    say = progress or (lambda done, total, message: None)
+    message = "Drawing the map (UMAP compiles itself first, which takes a while)"
+    say(0, 1, message)
     neighbors = min(UMAP_NEIGHBORS, neighbor_rows_NK.shape[1] + 1)
-    settings = {"n_neighbors": neighbors, "min_dist": UMAP_MIN_DIST, "metric": "cosine"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about TensorFlow, threads, and transform: none used here
-        from umap import UMAP
+    graph = fuzzy_graph(
+        neighbor_rows_NK[:, : neighbors - 1],
+        (1 - neighbor_scores_NK[:, : neighbors - 1]).clip(min=0),
+    )
+    xy_N2 = _laid_out(graph, _spread(start_N2))
+    say(1, 1, message)
+    how = {"method": "umap", "n_neighbors": neighbors, "min_dist": UMAP_MIN_DIST}
+    return xy_N2, how | {"metric": "cosine"}
 
-        xy_N2 = UMAP(
-            **settings,
-            init=_spread(start_N2),
-            precomputed_knn=_with_itself(neighbor_rows_NK, neighbor_scores_NK, neighbors),
-            random_state=0,
-            n_jobs=1,
-        ).fit_transform(features_ND)
-    if progress is not None:
-        progress(1, 1, "Drawing the map (UMAP compiles itself first: up to a minute)")
-    return np.ascontiguousarray(xy_N2, np.float32), {"method": "umap", **settings}
+
+def _laid_out(graph: csr_array, start_N2: np.ndarray) -> np.ndarray:
+    """umap-learn's layout of a fuzzy graph from starting points, float32 [N, 2]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TensorFlow is missing: not used here
+        from umap.umap_ import find_ab_params, simplicial_set_embedding
+
+        a, b = find_ab_params(spread=1.0, min_dist=UMAP_MIN_DIST)
+        xy_N2, _ = simplicial_set_embedding(
+            data=start_N2,
+            graph=graph,
+            n_components=2,
+            initial_alpha=1.0,
+            a=a,
+            b=b,
+            gamma=1.0,
+            negative_sample_rate=5,
+            n_epochs=None,
+            init=start_N2,
+            random_state=np.random.RandomState(0),
+            metric="euclidean",
+            metric_kwds={},
+            densmap=False,
+            densmap_kwds={},
+            output_dens=False,
+            tqdm_kwds={"disable": True},
+        )
+    return np.ascontiguousarray(xy_N2, np.float32)
 
 
 def place(
@@ -86,16 +111,6 @@ def place(
     )
     weights_MK /= weights_MK.sum(axis=1, keepdims=True)
     return np.einsum("mk,mkd->md", weights_MK, xy_N2[neighbor_rows_MK]).astype(np.float32)
-
-
-def _with_itself(
-    rows_NK: np.ndarray, scores_NK: np.ndarray, neighbors: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The graph in umap-learn's form: each image its own first neighbor, cosine distances."""
-    itself_N1 = np.arange(len(rows_NK), dtype=np.int32)[:, None]
-    rows = np.hstack([itself_N1, rows_NK])[:, :neighbors]
-    distances = np.hstack([np.zeros((len(rows_NK), 1), np.float32), 1 - scores_NK])[:, :neighbors]
-    return np.ascontiguousarray(rows), np.ascontiguousarray(distances.clip(min=0))
 
 
 def _spread(xy_N2: np.ndarray) -> np.ndarray:
