@@ -54,23 +54,25 @@ class Demo:
 
 def gallery_name(model: str, data: str) -> str:
     """A readable name for this model and this data, e.g. `pets-starter-1f0c3a`."""
-    words = re.sub(r"\W+", "-", f"{Path(data).stem}-{model}".lower()).strip("-")[:60]
-    if not Path(data).exists():
-        return words  # generated images: the spelling says it all
-    return f"{words}-{rng.digest(str(Path(data).resolve())):032x}"[: len(words) + 7]
+    model_name = Path(model).stem if Path(model).is_file() else model
+    words = re.sub(r"\W+", "-", f"{Path(data).stem}-{model_name}".lower()).strip("-")[:60]
+    places = [str(Path(spec).resolve()) for spec in (model, data) if Path(spec).exists()]
+    # Folders of one name in two places are two galleries; the starter and `scenes` are everywhere.
+    return f"{words}-{rng.digest(*places):032x}"[: len(words) + 7] if places else words
 
 
 def make_gallery(args: Demo, root: Path) -> "Gallery":
     """Make the gallery, or finish it, or find it made."""
-    print("Loading torch and the model ...", flush=True)
     from dino_core.data import open_source
-    from dino_core.gallery import build
-    from dino_core.gallery.progress import bars
-    from dino_core.models import load_model
 
     source = open_source(args.data)
     for note in source.notes:
         print(f"note: {note}")
+    print("Loading torch and the model ...", flush=True)
+    from dino_core.gallery import build
+    from dino_core.gallery.progress import bars
+    from dino_core.models import load_model
+
     model = load_model(args.model, root=root)
     path = root / "galleries" / gallery_name(args.model, args.data)
     with bars() as progress:

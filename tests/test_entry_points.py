@@ -1,7 +1,6 @@
-"""Every program starts, from `/`, without the package installed; documents name real files."""
+"""Every program starts, from `/`, without the package being installed."""
 
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +14,7 @@ from dino_core.serving import choose_port
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
-HELP_BOUND = 100.0  # seconds; ten times what importing torch, timm and the rest takes cold
+HELP_BOUND = 300.0  # seconds; a guard: importing torch, timm and the rest takes ten, cold
 ANSWER_BOUND = 50.0  # seconds; ten times the mark for a page
 
 # -S skips the .pth files by which an editable install puts this repository on the path, so that a
@@ -90,24 +89,3 @@ def test_an_app_answers_from_anywhere(name, tmp_path, monkeypatch):
         launcher.wait_until_answering(ANSWER_BOUND)
         assert answers(server.address)
     assert not answers(server.address)
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_ci_runs_the_readme_s_second_command_letter_by_letter():
-    command = 'pip install -e ".[test]" && pytest'
-    assert command in readme()
-    assert f"command='{command}'" in (ROOT / ".ci" / "run").read_text()
-
-
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
-def test_documents_name_files_that_exist(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    here = (ROOT / name).parent
-    linked = [here / path for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
-    linked += [here / path for path in re.findall(r'src(?:set)?="([^"]+)"', text)]
-    named = [ROOT / path for path in re.findall(r"\b(?:scripts|apps|docs)/[\w./-]+\.\w+", text)]
-    missing = [str(path.relative_to(ROOT)) for path in linked + named if not path.exists()]
-    assert not missing
