@@ -6,13 +6,7 @@
  * is a small JPEG that the browser fetches, and keeps, by address.
  */
 
-function make(tag, name, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
+import { make } from "./dom.js";
 
 class Thumbs {
   constructor(root, trigger) {

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dino_core.catalog.entries import model_stamp
+from dino_core.errors import UserError
+
 if TYPE_CHECKING:
     from dino_core.models import Model
 
@@ -19,7 +22,7 @@ FIRST_PAGE_WITHIN = 3.0  # seconds; when nobody looks by then, the imports start
 _page_is_out = threading.Event()
 _thread = ThreadPoolExecutor(1, thread_name_prefix="loading")
 _libraries: Future[None] | None = None
-_models: dict[tuple[str, Path], "Future[Model]"] = {}
+_models: dict[tuple[str, Path, str], "Future[Model]"] = {}
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ def libraries_ready() -> bool:
 
 
 def load(spec: str, root: Path) -> Loading:
-    """The model, or why it is not there yet; never waits."""
+    """The model, or why it is not there yet; never waits. A failure stays until `forget`."""
     begin()
-    key = (spec, root)
+    try:
+        key = (spec, root, model_stamp(root, spec))
+    except UserError as error:
+        return Loading(error=str(error))
     if key not in _models:
         while len(_models) >= MODELS_KEPT:
             _models.pop(next(iter(_models))).cancel()
@@ -60,11 +66,17 @@ def load(spec: str, root: Path) -> Loading:
     if not future.done():
         what = f"the model {spec}" if libraries_ready() else "torch and timm"
         return Loading(waiting=f"Loading {what}; the map works meanwhile.")
-    error = future.exception()
-    if error is not None:
-        del _models[key]  # whoever asks again tries again
-        return Loading(error=str(error))
-    return Loading(model=future.result())
+    failure = future.exception()
+    if failure is None:
+        return Loading(model=future.result())
+    known = isinstance(failure, UserError)
+    return Loading(error=str(failure) if known else f"{spec}: cannot be loaded ({failure})")
+
+
+def forget(spec: str) -> None:
+    """Let the next `load` of a model that failed try again."""
+    for key in [key for key in _models if key[0] == spec]:
+        del _models[key]
 
 
 def _import_libraries() -> None:

@@ -8,14 +8,13 @@ import re
 from pathlib import Path
 
 import streamlit as st
-from streamlit import config
 
 from dino_core.errors import UserError
 from dino_core.gallery import build_status, start_build
 from dino_core.gallery.listing import list_galleries
 from dino_core.serving import is_loopback, may_change
 from explore.opened import Opened
-from explore.options import options
+from explore.options import host, options
 
 COMMAND = "python scripts/demo.py --data FOLDER"
 
@@ -34,12 +33,14 @@ def notice(root: Path, model: str, opened: Opened) -> None:
 def popover(root: Path, model: str) -> None:
     """The same form, always at hand."""
     with st.popover("New gallery", icon=":material/add:"):
-        st.html(
-            "<h3>A gallery of your own images</h3><p class='facts'>A folder on the computer that "
-            "runs this page, nested or flat; subfolders become labels. Or a .csv or .parquet with "
-            f"a path column, or an uncompressed .tar. The same in a terminal: <code>{COMMAND}"
-            "</code></p>"
+        # Drawn outside the page's own element, where its style does not reach: plain elements.
+        st.markdown("**A gallery of your own images**")
+        st.caption(
+            "A folder on the computer that runs this page, nested or flat; subfolders become "
+            "labels. Or a .csv or .parquet with a path column, or an uncompressed .tar. "
+            "The same in a terminal:"
         )
+        st.code(COMMAND, language=None)
         _form(root, model, key="popover_form")
 
 
@@ -103,31 +104,31 @@ def _running(root: Path) -> list[Path]:
 
 def _form(root: Path, model: str, *, key: str) -> None:
     """Folder and button; or the sentence that says why there are none."""
-    host, token = config.get_option("server.address") or "", options().token
-    if not is_loopback(host) and not token:
+    token = options().token
+    if not is_loopback(host()) and not token:
         st.caption(
             "Starting a build from this page is off, because the page is open to the network and "
             "was started without --token. The command works."
         )
         return
-    with st.form(key, border=False, enter_to_submit=True):
-        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-            folder = st.text_input(
-                "Your folder", placeholder="/home/me/photos", label_visibility="collapsed"
-            )
-            given = None
-            if not is_loopback(host):
-                given = st.text_input(
-                    "Token", type="password", placeholder="token", width=120,
-                    label_visibility="collapsed",
-                )  # fmt: skip
-            pressed = st.form_submit_button("Make its map", type="primary")
+    line = {"horizontal": True, "vertical_alignment": "bottom", "gap": "small"}
+    with st.form(key, border=False), st.container(**line):  # type: ignore[arg-type]
+        folder = st.text_input(
+            "Your folder", placeholder="/home/me/photos", label_visibility="collapsed"
+        )
+        given = None
+        if not is_loopback(host()):
+            given = st.text_input(
+                "Token", type="password", placeholder="token", width=120,
+                label_visibility="collapsed",
+            )  # fmt: skip
+        pressed = st.form_submit_button("Make its map", type="primary")
     if error := st.session_state.pop("build error", None):
         st.error(error)
     if not pressed:
         return
     try:
-        if not may_change(host, token, given):
+        if not may_change(host(), token, given):
             raise UserError("That is not the token this page was started with")
         start(root, model, folder.strip())
     except UserError as error:
@@ -140,19 +141,19 @@ def start(root: Path, model: str, data: str) -> None:
     """Start building a gallery of `data` and wait for it on the page. Raises `UserError`."""
     if not data:
         raise UserError("Name a folder of images first, for example /home/me/photos")
-    source = Path(data).expanduser()
-    source = source if source.is_absolute() else root / source
-    if not source.exists():
-        raise UserError(
-            f"{data}: there is no such folder or file on the computer that runs this page"
-        )
-    out = place_for(root, source, model)
-    start_build(model, str(source.resolve()), out, root=root)
+    if not re.fullmatch(r"scenes(:[\d-]+)?", data):
+        path = root / Path(data).expanduser()  # an absolute one stays what it is
+        if not path.exists():
+            raise UserError(f"{data}: no such folder or file on the computer that runs this page")
+        data = str(path.resolve())
+    out = place_for(root, data, model)
+    start_build(model, data, out, root=root)
     st.session_state["awaited"] = str(out)
 
 
-def place_for(root: Path, source: Path, model: str) -> Path:
-    """`galleries/NAME` after the folder's name and the model's; the same pair, the same place."""
-    words = [source.resolve().stem] + ([] if model == "starter" else [model])
+def place_for(root: Path, data: str, model: str) -> Path:
+    """`galleries/NAME` after the data's name and the model's; the same pair, the same place."""
+    weights = re.sub(r"\.(safetensors|pth|pt)$", "", model.rsplit("/", 1)[-1])
+    words = [Path(data).stem] + ([] if model == "starter" else [weights])
     name = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-.") or "gallery"
     return root / "galleries" / name

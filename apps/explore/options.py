@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from streamlit import config
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,8 @@ class Options:
 def options() -> Options:
     """The options of this process, read once."""
     return tyro.cli(Options, prog="streamlit run apps/explorer.py --", args=sys.argv[1:])
+
+
+def host() -> str:
+    """The address that the server is bound to; "" for all of this machine's."""
+    return config.get_option("server.address") or ""

@@ -4,17 +4,21 @@ import hashlib
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
 
+from dino_core.catalog import MAX_PIXELS
 from dino_core.data import BadImage, decode_image
 from dino_core.errors import UserError
 from dino_core.gallery.selection import page_of, select, shares
-from explore import components, loading, state
+from explore import components, loading, picking, state
 from explore.opened import Opened
 from explore.options import options
+
+if TYPE_CHECKING:
+    from dino_core.models import Model
 
 PAGE_SIZE = 24  # thumbnails
 NEIGHBORS_SHOWN = 18
@@ -64,7 +68,8 @@ def _many_images(opened: Opened, color: str, map_name: str) -> None:
     if len(rows) == 0:
         st.caption(_nothing(opened))
         return
-    _bars(opened, rows)
+    if selection:  # of all images, the legend tells it already
+        _bars(opened, rows)
     mixed = rows[np.argsort(opened.rank[rows])]
     on_page, page, pages = page_of(mixed, state.page(), PAGE_SIZE)
     first = page * PAGE_SIZE
@@ -76,7 +81,8 @@ def _facts(opened: Opened, *, whole: bool) -> str:
     if not whole:
         return ""
     info = opened.gallery.info
-    facts = [f"features of <b>{html.escape(info.model)}</b>"]
+    model = html.escape(info.model.rsplit("/", 1)[-1])
+    facts = [f"features of <b title='{html.escape(info.model)}'>{model}</b>"]
     if info.classes:
         facts.insert(0, f"{len(info.classes):,} classes")
     if info.quarantined:
@@ -134,9 +140,10 @@ def _one_image(opened: Opened, row: int, color: str) -> Shown:
     lines = [f"{facts['width']} × {facts['height']} px"]
     if isinstance(facts["split"], str):
         lines.append(f"split {facts['split']}")
+    name_on_disk = html.escape(str(facts["id"]))
     st.html(
-        f"<h2>{html.escape(title)}</h2><p class='facts'><code>{html.escape(str(facts['id']))}</code>"
-        f"<br>{html.escape(' · '.join(lines))}</p>"
+        f"<h2>{html.escape(title)}</h2><p class='facts'><code>{name_on_disk}</code><br>"
+        f"{html.escape(' · '.join(lines))}</p>"
     )
     rows, scores = opened.gallery.neighbors()
     near, how_near = rows[row][:NEIGHBORS_SHOWN], scores[row][:NEIGHBORS_SHOWN]
@@ -168,19 +175,20 @@ def _agreement(opened: Opened, name: str | None, near: np.ndarray) -> str:
 
 def _photo(opened: Opened, model: str, color: str, map_name: str) -> Shown:
     """Upload an image; its neighbors, and where it would lie on the map."""
-    uploaded = st.file_uploader(
+    st.file_uploader(
         "A photo of your own",
         type=UPLOAD_TYPES,
         key="upload",
-        help="It is compared on this computer's server and not kept.",
+        on_change=_keep_photo,
+        label_visibility="collapsed",
     )
-    if uploaded is None:
+    data = st.session_state.get("photo")
+    if data is None:
         st.html(
             "<p class='facts'>Its nearest images in this gallery appear here, and a star shows "
-            "where it would lie on the map.</p>"
+            "where it would lie on the map. The photo is forgotten when this page is closed.</p>"
         )
         return Shown()
-    data = uploaded.getvalue()
     found = _search(opened, model, map_name, data)
     if found is None:
         return Shown()
@@ -190,25 +198,31 @@ def _photo(opened: Opened, model: str, color: str, map_name: str) -> Shown:
     return Shown(lit=[int(row) for row in found["rows"]], query=found["xy"])
 
 
+def _keep_photo() -> None:
+    """Hold on to the photo: Streamlit drops an upload while another tab is shown."""
+    uploaded = st.session_state["upload"]
+    st.session_state["photo"] = None if uploaded is None else uploaded.getvalue()
+
+
 def _search(opened: Opened, spec: str, map_name: str, data: bytes) -> dict[str, Any] | None:
     """Rows, scores and place of an uploaded image; None with the reason on the page."""
     key = (opened.key, spec, map_name, hashlib.sha256(data).hexdigest())
     found = st.session_state.get("query")
     if found is not None and found["key"] == key:
         return found
-    loaded = loading.load(spec, options().root.resolve())
-    if loaded.waiting:
-        _wait_for(spec)
-        return None
-    if loaded.model is None:
-        st.error(loaded.error)
-        return None
     try:
-        image = decode_image(data)
-        hits = opened.gallery.search(image, NEIGHBORS_SHOWN, model=loaded.model)
-        place = opened.gallery.place(image, map_name, model=loaded.model)
-    except (UserError, BadImage) as error:
-        st.error(_why_not(error))
+        picking.check_model(spec)
+        image = decode_image(data, MAX_PIXELS)
+        model = _model(spec)
+        if model is None:
+            return None
+        hits = opened.gallery.search(image, NEIGHBORS_SHOWN, model=model)
+        place = opened.gallery.place(image, map_name, model=model)
+    except BadImage as error:
+        st.error(f"This file cannot be read as an image: {error.reason}.")
+        return None
+    except UserError as error:
+        st.error(str(error))
         return None
     xy = [float(place["x"].iloc[0]), float(place["y"].iloc[0])]
     found = {"key": key, "rows": hits.rows, "scores": hits.scores, "xy": xy}
@@ -216,10 +230,15 @@ def _search(opened: Opened, spec: str, map_name: str, data: bytes) -> dict[str, 
     return found
 
 
-def _why_not(error: Exception) -> str:
-    if isinstance(error, BadImage):
-        return f"This file cannot be read as an image: {error.reason}."
-    return f"{error}. Or choose that model in the bar above."
+def _model(spec: str) -> "Model | None":
+    """The model; None while it is loading or when it cannot be loaded, which the page then says."""
+    loaded = loading.load(spec, options().root.resolve())
+    if loaded.waiting:
+        _wait_for(spec)
+    elif loaded.error:
+        st.error(loaded.error)
+        st.button("Try again", on_click=loading.forget, args=(spec,))
+    return loaded.model
 
 
 @st.fragment(run_every=0.5)

@@ -5,10 +5,12 @@ from pathlib import Path
 import streamlit as st
 
 from dino_core import catalog
+from dino_core.errors import UserError
 from dino_core.gallery.listing import is_gallery, list_galleries
+from dino_core.serving import is_loopback
 from explore import state
 from explore.opened import Opened
-from explore.options import options
+from explore.options import host, options
 
 
 def gallery(root: Path) -> Path | None:
@@ -82,11 +84,31 @@ def _choice(title, name, values, width, on_change, label=str.capitalize) -> str:
 
 def model(root: Path, opened: Opened | None) -> str:
     """The model for uploaded photos and for new galleries."""
-    specs = [entry.spec for entry in catalog.models(root)]
+    titles = {entry.spec: entry.title for entry in catalog.models(root)}
     made_with = opened.gallery.info.model if opened is not None else None
     first = [spec for spec in (options().model, made_with) if spec]
-    specs = list(dict.fromkeys([*first, *specs])) or ["starter"]
-    return st.selectbox("Model", specs, key="model", width=210)
+    specs = list(dict.fromkeys([*first, *titles])) or ["starter"]
+    chosen = st.selectbox(
+        "Model",
+        specs,
+        key="model",
+        width=210,
+        help="Looks at a photo of your own, and makes new galleries.",
+        format_func=lambda spec: titles.get(spec, spec.rsplit("/", 1)[-1]),
+    )
+    return chosen if chosen in specs else specs[0]  # never a path that someone made up
+
+
+def check_model(spec: str) -> None:
+    """Refuse to download a model for a stranger; raises `UserError`.
+
+    Everything else in the picker lies on this machine already.
+    """
+    if spec.startswith("timm:") and spec != options().model and not is_loopback(host()):
+        raise UserError(
+            f"{spec}: may have to be downloaded, which is off on a page that other machines can "
+            "reach; start the page with --model to allow it"
+        )
 
 
 def follow_address(opened: Opened) -> None:

@@ -148,7 +148,7 @@ def points_in_polygon(
 
 
 def shares(labels: pd.Series, top: int | None = None) -> list[tuple[str, int, float]]:
-    """(name, count, share of all) per value, most frequent first; rows beyond `top` become OTHER."""
+    """(name, count, share of all) per value, most frequent first; beyond `top` summed as OTHER."""
     counts = labels.astype("string").fillna(NO_VALUE).value_counts()
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     if top is not None and len(ranked) > top:

@@ -1,13 +1,18 @@
-"""A small gallery made without a model: features are drawn around one center per class.
+"""What tests of the apps share: their parts on the path, and a small gallery made by hand.
+
+`make_gallery` needs no model: features are drawn around one center per class.
 
 What a page needs of a gallery (images, labels, neighbors, a PCA map) is there in a second, without
 torch; a query image needs a model and is tested elsewhere.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dino_core.data import open_source
 from dino_core.gallery.images import images_table, write_table
@@ -18,8 +23,16 @@ from dino_core.rng import generator
 
 DIM = 16
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps"))  # as Streamlit does
 
-def make_gallery(out: Path, spec: str, *, spread: float = 0.35) -> Path:
+
+@pytest.fixture(scope="session")
+def make_gallery() -> Callable[..., Path]:
+    """`make_gallery(out, spec)`: a whole gallery of `spec` in `out`; returns `out`."""
+    return _make_gallery
+
+
+def _make_gallery(out: Path, spec: str, *, spread: float = 0.35) -> Path:
     """A whole gallery of `spec` in `out`; returns `out`."""
     source = open_source(spec)
     count = len(source)

@@ -1,0 +1,125 @@
+"""The explorer in a real browser: the map, a box around points, thumbnails, neighbors."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_core.launcher import Launcher, Server
+from dino_core.serving import choose_port
+
+ANSWER_BOUND = 50.0  # seconds; ten times the mark
+COUNT = 120
+
+
+@pytest.fixture(scope="module")
+def explorer(
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, make_gallery: Any
+) -> Iterator[tuple[str, Path]]:
+    """The address of an explorer started from `/`, and the folder with its log and root."""
+    folder = tmp_path_factory.mktemp("explorer")
+    make_gallery(folder / "galleries" / "scenes", f"scenes:{COUNT}")
+    port = choose_port(18500).number
+    words = ["-m", "streamlit", "run", str(repository / "apps" / "explorer.py")]
+    words += ["--server.port", str(port), "--", "--root", str(folder)]
+    address = f"http://127.0.0.1:{port}/"
+    here = os.getcwd()
+    os.chdir("/")
+    try:
+        with Launcher(folder / "launcher") as launcher:
+            launcher.start(Server("explorer", (sys.executable, *words), address))
+            launcher.wait_until_answering(ANSWER_BOUND)
+            yield address, folder
+    finally:
+        os.chdir(here)
+
+
+def test_select_points_see_their_images_and_their_neighbors(explorer: Any, page: Any) -> None:
+    address, folder = explorer
+    page.goto(address)
+    page.wait_for_selector(".scatter[data-ready=true]")
+    assert "gallery=scenes" in page.url
+
+    notice = page.locator(".st-key-notice")
+    assert f"These {COUNT} images are generated" in notice.inner_text()
+    assert "python scripts/demo.py --data FOLDER" in notice.inner_text()
+    assert notice.get_by_label("Your folder").is_visible()
+
+    drawn, place = colored(page)
+    assert len(drawn) >= 8, "a dozen classes, a dozen hues"
+
+    # a box around everything but the left part
+    box = page.locator("canvas.points").bounding_box()
+    page.locator("[data-tool=box]").click()
+    page.mouse.move(box["x"] + box["width"] * 0.35, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
+    page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    page.mouse.up()
+    page.wait_for_function(
+        "document.querySelector('.st-key-panel h2')?.textContent.includes('selected')"
+    )
+    told = int(re.findall(r"\d+", page.locator(".st-key-panel h2").inner_text())[0])
+    scatter = page.locator(".scatter")
+    assert 0 < told < COUNT
+    assert told == int(scatter.get_attribute("data-selected")), "browser and Python agree"
+    images_shown(page, "grid", min(told, 24))
+
+    page.locator(".st-key-grid .card").first.click()
+    page.wait_for_selector(".st-key-neighbors .score")
+    assert "image=scenes" in page.url
+    scores = [float(text) for text in page.locator(".st-key-neighbors .score").all_inner_texts()]
+    assert len(scores) == 10 and scores == sorted(scores, reverse=True)
+    images_shown(page, "neighbors", 10)
+
+    page.locator(".st-key-panel button", has_text="Back to the selection").click()
+    page.wait_for_selector(".st-key-grid .card")
+    page.locator("canvas.points").press("Escape")
+    page.wait_for_selector(f".st-key-panel h2:has-text('All {COUNT} images')")
+
+    # a click on a point, then a filter in the legend
+    page.locator("[data-tool=pan]").click()
+    page.mouse.click(*place)
+    page.wait_for_selector(".st-key-neighbors .score")
+    page.locator(".legend .entry").first.click()
+    page.wait_for_selector(f".st-key-panel h2:has-text('{COUNT // 12} selected')")
+
+    log = (folder / "launcher" / "explorer.log").read_text()
+    assert "http://127.0.0.1:" in log, "the settings beside the script hold from any folder"
+    assert "Traceback" not in log
+
+
+def colored(page: Any) -> tuple[set[int], tuple[float, float]]:
+    """Which hues the map shows (twelfths of the circle), and where in the page a point is."""
+    canvas = page.locator("canvas.points")
+    box = canvas.bounding_box()
+    png = page.screenshot(clip=box)
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("HSV")).astype(int)
+    left = 90  # the tools stand there
+    vivid = (pixels[:, left:, 1] > 90) & (pixels[:, left:, 2] > 90)
+    vivid[-60:] = False  # and the count at the foot
+    hues, counts = np.unique(pixels[:, left:, 0][vivid] * 12 // 256, return_counts=True)
+    solid = np.lib.stride_tricks.sliding_window_view(vivid, (5, 5)).all((2, 3))
+    y, x = np.argwhere(solid)[0] + 2
+    return set(hues[counts > 20].tolist()), (box["x"] + left + float(x), box["y"] + float(y))
+
+
+def images_shown(page: Any, key: str, count: int) -> None:
+    """Wait until that many thumbnails of a grid are there, and those in sight are drawn."""
+    page.wait_for_function(
+        """([key, count]) => {
+          const all = [...document.querySelectorAll(`.st-key-${key} *`)];
+          const roots = all.map((e) => e.shadowRoot).filter(Boolean);
+          const images = roots.flatMap((root) => [...root.querySelectorAll(".card img")]);
+          const seen = images.slice(0, 4);
+          return images.length === count && seen.every((image) => image.naturalWidth > 0);
+        }""",
+        arg=[key, count],
+    )

@@ -1,0 +1,212 @@
+"""The explorer without a browser: what it says when there is nothing, who may start a build."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from explore import components, loading, making, options, server, state
+from explore.opened import by_key, open_gallery
+from streamlit.testing.v1 import AppTest
+
+from dino_core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the page as it is for a server with these arguments, bound to `host`."""
+    monkeypatch.setattr(loading, "begin", lambda: None)
+
+    def run(*arguments: str, host: str = "127.0.0.1") -> AppTest:
+        monkeypatch.setattr(sys, "argv", ["explorer", "--root", str(tmp_path), *arguments])
+        monkeypatch.setattr(making, "host", lambda: host)
+        options.options.cache_clear()
+        page = AppTest.from_file(str(ROOT / "apps" / "explore" / "page.py"), default_timeout=60)
+        return page.run()
+
+    yield run
+    options.options.cache_clear()
+
+
+def said(page: AppTest) -> str:
+    """Everything the page says, tags taken out."""
+    assert not page.exception
+    texts = [element.proto.body for element in page.get("html")]
+    texts += [element.value for element in (*page.error, *page.caption, *page.markdown)]
+    return re.sub(r"<[^>]+>", "", " ".join(texts))
+
+
+def test_without_a_gallery_the_page_says_how_to_make_one(run):
+    page = run()
+    assert "No gallery yet" in said(page)
+    assert "python scripts/demo.py --data FOLDER" in said(page)
+    assert any(field.label == "Your folder" for field in page.text_input)
+
+
+def test_a_gallery_that_is_not_there_is_named(run, tmp_path):
+    text = said(run("--gallery", str(tmp_path / "nowhere")))
+    assert "nowhere: no such gallery" in text
+
+
+def test_the_gallery_of_the_command_line_comes_first(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    elsewhere = make_gallery(tmp_path / "other" / "b", "scenes:30")
+    page = run("--gallery", str(elsewhere), "--model", "runs/mine@20")
+    gallery, model = (
+        next(box for box in page.selectbox if box.label == label) for label in ("Gallery", "Model")
+    )
+    assert (gallery.value, gallery.options) == ("b", ["b", "a"])
+    assert model.value == "runs/mine@20"
+    assert "These 30 images are generated" in said(page)
+
+
+def test_the_page_follows_another_gallery(run, tmp_path, make_gallery):
+    for name, count in (("a", 24), ("b", 36)):
+        make_gallery(tmp_path / "galleries" / name, f"scenes:{count}")
+    page = run()
+    assert "All 24 images" in said(page)
+    next(box for box in page.selectbox if box.label == "Gallery").set_value("b").run()
+    assert "All 36 images" in said(page)
+    assert "b" in page.query_params["gallery"]
+
+
+def test_the_address_opens_an_image(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    page = run()
+    page.query_params["image"] = "scenes/000007"
+    del page.session_state["picked"]
+    page.run()
+    assert "Nearest neighbors" in said(page) and "scenes/000007" in said(page)
+
+
+def test_a_selection_is_summed_up(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    page = run()
+    page.session_state["selection"] = {"polygon": None, "shown": [0, 1], "stamp": 1}
+    page.run()
+    assert "4 selected" in said(page) and "50%" in said(page)
+    page.session_state["selection"] = {"polygon": [[9, 9], [9, 10], [10, 9]], "shown": []}
+    page.run()
+    assert "Nothing selected" in said(page) and "There is no point inside" in said(page)
+
+
+def test_open_to_the_network_a_build_needs_the_token(run, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(making, "start_build", lambda *args, **kwargs: started.append(args))
+    (tmp_path / "photos").mkdir()
+
+    closed = run(host="0.0.0.0")
+    assert "Starting a build from this page is off" in said(closed)
+    assert not [field for field in closed.text_input if field.label == "Your folder"]
+
+    page = run("--token", "sesame", host="0.0.0.0")
+    folder, token = page.text_input[-2:]
+    folder.set_value("photos")
+    token.set_value("wrong")
+    page.button[-1].click().run()
+    assert "not the token" in said(page) and not started
+    page.text_input[-1].set_value("sesame")
+    page.button[-1].click().run()
+    assert [Path(args[1]).name for args in started] == ["photos"]
+
+
+def test_a_build_is_started_where_the_folder_says(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(making, "start_build", lambda *args, **kwargs: started.append(args))
+    with pytest.raises(UserError, match="Name a folder"):
+        making.start(tmp_path, "starter", "")
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        making.start(tmp_path, "starter", "nowhere")
+    assert not started
+    (tmp_path / "My photos").mkdir()
+    making.start(tmp_path, "runs/a@20", "My photos")
+    making.start(tmp_path, "starter", "scenes:20")
+    assert [(args[1], args[2].name) for args in started] == [
+        (str(tmp_path / "My photos"), "My-photos-a-20"),
+        ("scenes:20", "scenes-20"),
+    ]
+
+
+def test_routes_serve_open_galleries_alone(tmp_path, make_gallery):
+    opened = open_gallery(make_gallery(tmp_path / "a", "scenes:24"))
+    assert by_key(opened.key) is opened and by_key("0" * 18) is None
+    assert len(server.points(opened, "pca").body) == 24 * 2 * 4
+    assert len(server.codes(opened, "label").body) == 24
+    for answer in (
+        server.points(opened, "../pca"), server.codes(opened, "id"),
+        server.image(opened, 24), server.image(opened, -1), server.info(opened, 99),
+    ):  # fmt: skip
+        assert answer.status_code == 404
+    assert b'"label":"' in server.info(opened, 3).body
+
+
+def test_a_rebuilt_gallery_has_another_key(tmp_path, make_gallery):
+    folder = make_gallery(tmp_path / "a", "scenes:24")
+    before = open_gallery(folder)
+    assert open_gallery(folder) is before
+    manifest = folder / "gallery.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert open_gallery(folder).key != before.key
+
+
+def test_a_model_that_fails_says_so_until_it_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_import_libraries", lambda: None)
+    monkeypatch.setattr(loading, "_libraries", None)
+    outcomes = iter([UserError("a: is no model"), "the model"])
+
+    def load_model(spec: str, root: Path) -> Any:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def settled() -> loading.Loading:
+        loading.load("a", tmp_path)
+        key = next(key for key in loading._models if key[0] == "a")
+        loading._models[key].exception(10)
+        return loading.load("a", tmp_path)
+
+    monkeypatch.setattr(loading, "_load_model", load_model)
+    assert settled().error == settled().error == "a: is no model"
+    loading.forget("a")
+    assert settled().model == "the model"
+
+
+def test_both_apps_have_one_look():
+    """config.toml, which Streamlit reads, repeats the tokens of theme.css, which all else reads."""
+    settings = tomllib.loads((ROOT / "apps" / ".streamlit" / "config.toml").read_text())
+    tokens = dict(re.findall(r"(--d-[\w-]+): light-dark\(([^)]*)\)", components.tokens()))
+    for place, theme in enumerate(("light", "dark")):
+        for setting, token in {
+            "primaryColor": "--d-accent", "backgroundColor": "--d-bg",
+            "secondaryBackgroundColor": "--d-surface", "textColor": "--d-text",
+            "borderColor": "--d-line",
+        }.items():  # fmt: skip
+            assert settings["theme"][theme][setting] == tokens[token].split(", ")[place]
+
+
+def test_settings_keep_to_this_machine():
+    settings = tomllib.loads((ROOT / "apps" / ".streamlit" / "config.toml").read_text())
+    assert settings["browser"]["gatherUsageStats"] is False
+    assert settings["server"]["address"] == "127.0.0.1"
+    assert settings["server"]["maxUploadSize"] == 20
+
+
+def test_what_a_component_says_is_checked(monkeypatch):
+    session = {state.MAP_KEY: {"pick": "7", "select": "everything"}, "grid": {"page": 2}}
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=session))
+    state.on_map("pick")
+    state.on_map("select")
+    assert "picked" not in session and "selection" not in session
+    session[state.MAP_KEY] = {"pick": 7, "select": {"polygon": None, "shown": [1], "stamp": 5}}
+    state.on_map("pick")
+    assert state.picked() == 7
+    state.on_grid("grid", "page")
+    assert state.page() == 2
+    state.on_map("select")
+    assert (state.picked(), state.page(), state.selection().shown) == (None, 0, {1})
