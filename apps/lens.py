@@ -311,7 +311,6 @@ def serve(options: Options) -> None:
         print(port.sentence, flush=True)
     blocks = page.blocks()
     blocks.queue(max_size=32, default_concurrency_limit=1)
-    page.bench.start()
     blocks.launch(
         server_name=options.host,
         server_port=port.number,
@@ -330,6 +329,7 @@ def serve(options: Options) -> None:
         app_kwargs={"routes": [APIRoute("/thumbs/{key}/{row}", page.thumbnail)]},
         prevent_thread_lock=True,
     )
+    page.bench.start()  # only now: importing torch would slow the first answer down
     print(f"DINO Lens is at {' and '.join(addresses(options.host, port.number))}", flush=True)
     blocks.block_thread()
 
