@@ -21,6 +21,14 @@ DEMO = ROOT / "scripts" / "demo.py"
 LONG = 300.0  # seconds; a guard against waiting for ever, not a mark
 
 
+@pytest.fixture(autouse=True)
+def heeded_ctrl_c():
+    """Children heed Ctrl-C even where pytest was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder of eight images: too few for UMAP, whose compilation takes a minute."""

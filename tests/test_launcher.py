@@ -152,7 +152,7 @@ def test_an_unreadable_state_file_is_no_obstacle(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_being_told_to_end_is_taken_like_ctrl_c(number):
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), ending_interrupts():
