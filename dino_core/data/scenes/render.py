@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dino_core.data.scenes.backgrounds import SETTINGS, Setting
+from dino_core.data.scenes.backgrounds import Setting
 from dino_core.data.scenes.colors import develop, draw_palette, linear
 from dino_core.data.scenes.fields import Field, circle, step, turned
+from dino_core.data.scenes.homes import draw_place
 from dino_core.data.scenes.noise import patch, rough, texture
 from dino_core.data.scenes.objects import CLASSES, ObjectClass, Part
 
@@ -40,7 +41,7 @@ class Lamp:
 
 def render(label: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A picture uint8 [SIDE, SIDE, 3] of class `label` and its foreground mask, bool."""
-    setting = SETTINGS[int(rng.integers(len(SETTINGS)))](SIDE, rng)
+    setting = draw_place(CLASSES[label].name, rng)(SIDE, rng)
     lamp = _draw_lamp(rng, setting)
     light = np.array(setting.light, np.float32)
     _clutter(light, rng, setting, lamp)
