@@ -58,7 +58,7 @@ def main() -> None:
         Train,
         default=defaults,
         description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     train(args.settings, open_source(args.data), Run(args.out), resume=args.resume)
 

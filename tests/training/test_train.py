@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -184,7 +183,12 @@ def test_ctrl_c_saves_and_resume_finishes(tmp_path):
     stopped = run.checkpoint().step
     assert 3 <= stopped < 500
 
-    again = subprocess.run([*command], capture_output=True, text=True, cwd="/")
-    assert again.returncode == 2
-    assert "add --resume" in again.stderr
-    assert np.isfinite(run.metrics()[-1]["loss"])
+    refused = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert refused.returncode == 2
+    assert "add --resume" in refused.stderr
+
+    (out / "recipe.json").write_text(json.dumps({**run.recipe(), "steps": stopped + 2}))
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd="/")
+    assert resumed.returncode == 0, resumed.stderr
+    assert run.status()["state"] == "finished"
+    assert [row["step"] for row in run.metrics()] == list(range(stopped + 2))
