@@ -187,12 +187,13 @@ class LensPage:
     def _near(
         self, picture: catalog.Picture, model: str, gallery: str | None, names: bool
     ) -> dict[str, Any]:
+        command = EMBED.format(model)
         if not gallery:
-            return {"sentence": "No gallery yet. Make one of your own images:", "command": EMBED}
+            return {"sentence": "No gallery yet. Make one of your own images:", "command": command}
         try:
             near = self.bench.neighbors(picture, model, gallery, k=NEIGHBORS, names_allowed=names)
         except UserError as error:
-            return {"sentence": f"{error}.", "command": ""}
+            return {"sentence": f"{error}, or make one with this model:", "command": command}
         return {
             "key": near.key,
             "gallery": near.gallery,
@@ -239,7 +240,7 @@ class LensPage:
         )
 
 
-EMBED = "python scripts/embed.py --model starter --data FOLDER --out galleries/NAME"
+EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
 
 
@@ -265,13 +266,7 @@ def told(state: str, sentence: str) -> dict[str, str]:
 
 def unchanged(error: UserError) -> tuple[Any, ...]:
     """Say what was wrong; picture, heads and neighbors stay as they were."""
-    sentence = str(error)
-    return (
-        gr.skip(),
-        gr.skip(),
-        gr.skip(),
-        told("problem", sentence[:1].upper() + sentence[1:] + "."),
-    )
+    return gr.skip(), gr.skip(), gr.skip(), told("problem", f"{error}.")
 
 
 def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, str]:

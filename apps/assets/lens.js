@@ -26,7 +26,8 @@ function brand({element, props}) {
   const mark = node("span", {class: "brand-mark", "aria-hidden": "true"});
   mark.innerHTML = props.value; // assets/mark.svg
   element.firstChild.replaceChildren(mark,
-    node("div", {class: "brand-text"}, node("h1", {}, "DINO Lens"), node("p", {}, "what each attention head looks at")));
+    node("div", {class: "brand-text"}, node("h1", {}, "DINO Lens"),
+      node("p", {}, "what each attention head looks at")));
 }
 
 /** The switch between light and dark; without a choice the system's wish holds. */
@@ -83,7 +84,7 @@ function picker({element, props, trigger, upload}) {
       say("busy", `Looking at ${name} …`);
       trigger("upload", {path, name});
     } catch (error) {
-      say("problem", `${name} could not be sent. Is the program still running, and the picture below ${limit / 2 ** 20} MB?`);
+      say("problem", `${name} could not be sent. Is the program still running?`);
     }
   }
 
@@ -92,7 +93,8 @@ function picker({element, props, trigger, upload}) {
   const drop = node("button", {type: "button", class: "drop", onclick: () => input.click()},
     node("strong", {}, "Add a picture"), node("span", {}, "choose, drop or paste"));
   tiles.push(...examples.map((example, index) => node("button", {
-    type: "button", class: "example", title: `${example.title} — ${example.credit}`, "aria-pressed": index === 0,
+    type: "button", class: "example", "aria-pressed": index === 0,
+    title: `${example.title} — ${example.credit}`,
     onclick: () => {
       choose(tiles[index]);
       say("busy", `Looking at ${example.title} …`);
@@ -147,23 +149,27 @@ function neighbors({element, props, trigger, watch}) {
 
 function nothing({sentence, command}) {
   const more = command ? [node("code", {}, command)] : [];
-  return [node("h2", {id: "near-title"}, "Nearest neighbors"), node("p", {class: "near-note"}, sentence), ...more];
+  const title = node("h2", {id: "near-title"}, "Nearest neighbors");
+  return [title, node("p", {class: "near-note"}, sentence), ...more];
 }
 
 function hits(near, trigger) {
-  const about = `in ${near.gallery} · ${near.count.toLocaleString("en")} ${near.generated ? "generated " : ""}images`;
+  const images = near.generated ? "generated images" : "images";
+  const about = `in ${near.gallery} · ${near.count.toLocaleString("en")} ${images}`;
+  const thumb = (hit) => new URL(`thumbs/${near.key}/${hit.row}`, document.baseURI).href;
   const cards = near.neighbors.map((hit) => node("li", {},
     node("button", {type: "button", class: "hit", title: `${hit.id}\nLook at this picture`, onclick: () => {
       say("busy", `Looking at ${hit.id} …`);
       window.scrollTo({top: 0, behavior: "smooth"});
       trigger("select", {key: near.key, row: hit.row});
     }},
-    node("img", {src: new URL(`thumbs/${near.key}/${hit.row}`, document.baseURI).href, alt: hit.id, loading: "lazy"}),
+    node("img", {src: thumb(hit), alt: hit.id, loading: "lazy"}),
     node("span", {class: "hit-text"},
       node("span", {class: "hit-label"}, hit.label ?? hit.id.split("/").pop()),
       node("span", {class: "hit-score", title: "cosine similarity"}, hit.score.toFixed(3))))));
   const bars = near.vote.slice(0, 6).map(([label, share]) => node("li", {},
-    node("span", {class: "vote-label"}, label), node("span", {class: "vote-share"}, `${Math.round(100 * share)} %`),
+    node("span", {class: "vote-label"}, label),
+    node("span", {class: "vote-share"}, `${Math.round(100 * share)} %`),
     node("span", {class: "vote-bar", style: `--share: ${share}`})));
   const vote = bars.length ? [node("div", {class: "vote"}, node("h3", {}, "Their vote"),
     node("ol", {}, ...bars), node("p", {}, "Closer neighbors count more."))] : [];

@@ -48,7 +48,8 @@ function readLens(bytes) {
   const map = (layer, head) => {
     const key = `${layer}/${head}`;
     if (!cache.has(key)) {
-      cache.set(key, head === LENS_MEAN ? meanMap(header, codes, layer) : headMap(header, codes, layer, head));
+      const isMean = head === LENS_MEAN;
+      cache.set(key, isMean ? meanMap(header, codes, layer) : headMap(header, codes, layer, head));
     }
     return cache.get(key);
   };
@@ -279,6 +280,16 @@ function strokeLines(context, lines, sx, sy, unit) {
   context.stroke();
 }
 
+/** The fewest columns with which the tiles of a panel stay about as low as they are wide together. */
+function tileColumns(count, ratio) {
+  const [width, height, gap] = [328, 260, 8]; // pixels: the panel's inside, and what suits it
+  for (let columns = 2; columns < 6; columns++) {
+    const side = (width - gap * (columns - 1)) / columns;
+    if (Math.ceil(count / columns) * (side / ratio + gap) <= height) return columns;
+  }
+  return 6;
+}
+
 // ---- the page element --------------------------------------------------------------------------
 
 /** Make an element: attributes, `on*` listeners, children (strings become text, never markup). */
@@ -405,17 +416,15 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
     const y = Math.floor(((event.clientY - box.top) / box.height) * lens.h);
     const outside = x < 0 || y < 0 || x >= lens.w || y >= lens.h;
     const map = lens.map(state.layer, state.head);
-    reading.textContent = outside ? "" :
-      `patch ${x + 1}, ${y + 1} · ${(100 * map.peak * map.values[y * lens.w + x]).toPrecision(2)} % of attention`;
+    const share = (100 * map.peak * map.values[y * lens.w + x]).toPrecision(2);
+    reading.textContent = outside ? "" : `patch ${x + 1}, ${y + 1} · ${share} % of attention`;
   }
 
   function save() {
-    const link = lensNode("a", {
-      href: canvas.toDataURL("image/png"),
-      download: `${name.replace(/\.[a-z]+$/i, "") || "attention"}-layer${state.layer + 1}-${headName(state.head)}.png`
-        .toLowerCase().replace(/[^a-z0-9.-]+/g, "-"),
-    });
-    link.click();
+    const of = name.replace(/\.[a-z]+$/i, "") || "attention";
+    const file = `${of} layer ${state.layer + 1} ${headName(state.head)}`;
+    const download = `${file.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.png`;
+    lensNode("a", {href: canvas.toDataURL("image/png"), download}).click();
   }
 
   function buildTiles() {
@@ -423,8 +432,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
       type: "button", class: "lens-tile", role: "radio", onclick: () => change({head}),
       "aria-label": headName(head),
     }, document.createElement("canvas"), lensNode("span", {}, head === LENS_MEAN ? "Mean" : head + 1)));
-    const columns = tiles.length <= 4 ? 2 : tiles.length <= 9 ? 3 : 4;
-    grid.style.setProperty("--lens-columns", columns);
+    grid.style.setProperty("--lens-columns", tileColumns(tiles.length, lens.w / lens.h));
     grid.replaceChildren(...tiles);
   }
 

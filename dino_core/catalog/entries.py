@@ -67,8 +67,8 @@ def gallery_title(entry: GalleryEntry) -> str:
     """A gallery in a picker's line: name, size, whether it is generated, and by which model."""
     if entry.info is None:
         return f"{entry.name} ({entry.state})"
-    generated = "generated, " if entry.info.generated else ""
-    return f"{entry.name} ({generated}{entry.info.count:,} images, {model_title(entry.info.model)})"
+    images = "generated images" if entry.info.generated else "images"
+    return f"{entry.name} · {entry.info.count:,} {images} · {model_title(entry.info.model)}"
 
 
 def gallery_key(path: Path) -> str:

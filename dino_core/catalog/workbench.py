@@ -29,7 +29,7 @@ from dino_core.catalog.entries import (
 )
 from dino_core.catalog.pictures import Picture, from_gallery, jpeg, load
 from dino_core.errors import UserError
-from dino_core.gallery.listing import entry
+from dino_core.gallery.listing import GalleryEntry, entry
 
 if TYPE_CHECKING:
     from dino_core.gallery import Gallery
@@ -181,9 +181,15 @@ class Workbench:
         self.wait()
         spec = self._spec(spec, names_allowed)
         with self._compute:
-            opened = self.gallery_at(key)
+            opened, model = self.gallery_at(key), self._model(spec)
+            if model.hash != opened.info.model_hash:
+                raise UserError(
+                    f"{opened.name} was made by {model_title(opened.info.model)}, whose features "
+                    f"cannot be compared with those of {model_title(spec)}; pick the model that "
+                    "made it"
+                )
             itself = picture.row if picture.gallery == key else None
-            hits = opened.search(load(picture), k=k + (itself is not None), model=self._model(spec))
+            hits = opened.search(load(picture), k=k + (itself is not None), model=model)
         found = zip(hits.rows, hits.ids, hits.labels, hits.scores, strict=True)
         neighbors = [
             Neighbor(int(row), id, label, float(score))
@@ -210,8 +216,18 @@ class Workbench:
         return found
 
     def galleries(self) -> list[tuple[str, str]]:
-        """What a picker offers: a public name for `gallery_at`, and a title."""
-        return [(gallery_key(path), gallery_title(entry(path))) for path in self._gallery_paths()]
+        """What a picker offers: a public name for `gallery_at`, and a title.
+
+        The gallery named at the start stands first, then those made by the model named there.
+        """
+        found = [entry(path) for path in self._gallery_paths()]
+        found.sort(key=self._place)  # stable: else by name
+        return [(gallery_key(one.path), gallery_title(one)) for one in found]
+
+    def _place(self, one: GalleryEntry) -> int:
+        if self.named_gallery and one.path.resolve() == self.named_gallery.resolve():
+            return 0
+        return 1 if one.info and one.info.model == self.named_model else 2
 
     def _gallery_paths(self) -> list[Path]:
         """The galleries that may be opened: the one named at the start, then the root's."""

@@ -114,7 +114,7 @@ def test_gallery_titles_say_what_is_in_them(tmp_path: Path) -> None:
     half.mkdir()
     (half / "building.json").write_text("{}")
     [entry] = catalog.galleries(tmp_path)
-    assert catalog.gallery_title(entry) == "pets (generated, 1,234 images, weights.safetensors)"
+    assert catalog.gallery_title(entry) == "pets · 1,234 generated images · weights.safetensors"
 
 
 def test_public_names_of_galleries_tell_nothing_and_differ(tmp_path: Path) -> None:

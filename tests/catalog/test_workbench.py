@@ -1,6 +1,8 @@
 """Models and galleries kept open, and what is answered with them."""
 
+import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def test_the_same_look_is_not_computed_twice(bench: Workbench, picture: catalog.
 
 def test_the_nearest_neighbor_of_a_picture_is_itself(bench: Workbench) -> None:
     [(key, title)] = bench.galleries()
-    assert title.startswith("few (generated, 12 images")
+    assert title == "few · 12 generated images · small.safetensors"
     scene = catalog.Picture("a scene", "", "scene", lambda: open_source("scenes:12").image(5))
     near = bench.neighbors(scene, "small.safetensors", key, k=4)
     assert len(near.neighbors) == 4
@@ -84,8 +86,9 @@ def test_another_model_is_refused_in_a_sentence(
     other = Workbench(root, model=str(save_model(tmp_path / "other.safetensors")), device="cpu")
     other.start()
     [(key, _)] = other.galleries()
-    with pytest.raises(UserError, match="cannot be compared"):
+    with pytest.raises(UserError, match="cannot be compared") as refusal:
         other.neighbors(picture, "other.safetensors", key)
+    assert str(root) not in str(refusal.value), "the page tells no paths"
 
 
 @pytest.mark.parametrize("row", [-1, 12, 10**9])
@@ -101,6 +104,16 @@ def test_a_gallery_is_opened_by_its_public_name_alone(bench: Workbench) -> None:
     for wrong in ("", "few", str(bench.root / "galleries" / "few"), "../few"):
         with pytest.raises(UserError, match="gone"):
             bench.gallery_at(wrong)
+
+
+def test_galleries_of_the_named_model_stand_before_others(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "galleries"
+    shutil.copytree(root / "galleries" / "few", folder / "b")
+    manifest = json.loads((folder / "b" / "gallery.json").read_text())
+    shutil.copytree(folder / "b", folder / "a")
+    (folder / "a" / "gallery.json").write_text(json.dumps(manifest | {"model": "another"}))
+    titles = [title for _, title in Workbench(tmp_path, model=manifest["model"]).galleries()]
+    assert [title[0] for title in titles] == ["b", "a"]
 
 
 def test_the_gallery_named_at_the_start_stands_first_and_once(root: Path, tmp_path: Path) -> None:
