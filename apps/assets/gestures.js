@@ -1,6 +1,6 @@
 /* gestures.js: what pointers and keys on a map mean: move, zoom, outline a region, click.
  *
- * `on` hears: move(dx, dy), zoom(factor, x, y), fit(), click(x, y, event), draw(outline or null),
+ * `on` hears: move(dx, dy), zoom(factor, x, y), fit(), click(x, y), draw(outline or null),
  * enclose(outline), point(x, y), leave(), clear(). All places are CSS pixels in the canvas.
  */
 
@@ -77,7 +77,7 @@ export class Gestures {
     this.outline = null;
     this.on.draw(null);
     if (event.type === "pointercancel" || this.gesture === "pinch") return;
-    if (!this.dragged) this.on.click(event.offsetX, event.offsetY, event);
+    if (!this.dragged) this.on.click(event.offsetX, event.offsetY);
     else if (outline?.length > 2) this.on.enclose(outline);
   }
 

@@ -173,7 +173,7 @@ export class PointLayer {
     gl.uniform1i(u.u_focus, focus);
     gl.uniform1f(u.u_alpha, alpha);
     gl.uniform3f(u.u_surface, ...surface.map((v) => v / 255));
-    gl.uniform4f(u.u_faint, ...faint.map((v) => v / 255), this.count > 50000 ? 0.12 : 0.3);
+    gl.uniform4f(u.u_faint, ...faint.map((v) => v / 255), this.count > 50000 ? 0.25 : 0.6);
     const pass = (number, factor) => {
       gl.uniform1i(u.u_pass, number);
       gl.uniform1f(u.u_size, size * factor);

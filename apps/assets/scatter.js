@@ -16,12 +16,12 @@ import { Gestures } from "./gestures.js";
 import { Legend } from "./legend.js";
 import { rays, region, ring, star } from "./marks.js";
 import { bounds, Cells, inPolygon, PointLayer, rgb } from "./points.js";
+import { Tip } from "./tip.js";
 
 const PICK_RADIUS = 14; // CSS pixels from the pointer to the nearest point that counts as hit
 const MOST_CORNERS = 400; // of a polygon
 const FAINT = 1; // state of a point outside the filter or the selection
 const MARGIN = 28; // CSS pixels around all points
-const TIP_DELAY = 60; // milliseconds
 const TOOLS = [
   ["pan", "Move", "M12 3v18M3 12h18M12 3l-3 3M12 3l3 3M12 21l-3-3M12 21l3-3M3 12l3-3M3 12l3 3M21 12l-3-3M21 12l-3 3"],
   ["lasso", "Lasso (Shift-drag)", "M8 15.300C5 14.300 3 12.200 3 9.700 3 6.500 7 4 12 4s9 2.500 9 5.700-4 5.700-9 5.700c-.7 0-1.400 0-2-.1M8 15.300a2 2 0 1 1-2.600 2c.2 1.700.7 2.900 2 3.900"],
@@ -45,7 +45,6 @@ class Scatter {
     this.stamp = 0; // of the last selection made here
     this.focus = -1; // code that is pointed at in the legend
     this.hovered = -1; // row that is pointed at
-    this.infos = new Map(); // row -> {id, label}
     this.x = this.y = new Float32Array(0);
     this.codes = new Uint8Array(0);
     this.stop = new AbortController();
@@ -59,14 +58,14 @@ class Scatter {
     this.canvas = make("canvas", "points", { tabindex: "0", role: "application", "aria-label": label });
     this.overlay = make("canvas", "overlay");
     this.message = make("p", "message", { role: "status" }, "Loading the map…");
-    this.tip = make("figure", "tip", { hidden: "" }, make("img", "", { alt: "" }), make("figcaption", ""));
+    this.tip = new Tip();
     this.count = make("span", "count");
     this.clearButton = make("button", "clear", { type: "button", hidden: "" }, "Clear");
     this.tools = make("div", "tools", { role: "toolbar", "aria-label": "Map tools" });
     const tool = ([name, title, path]) => make("button", "tool", { type: "button", title, "aria-label": title, "data-tool": name }, icon(path));
     this.tools.append(...TOOLS.map(tool), make("hr"), ...ACTIONS.map(tool));
     const state = make("div", "state", {}, this.count, this.clearButton);
-    this.stage = make("div", "stage", {}, this.canvas, this.overlay, this.tools, state, this.tip, this.message);
+    this.stage = make("div", "stage", {}, this.canvas, this.overlay, this.tools, state, this.tip.element, this.message);
     this.legend = new Legend({
       toggle: (code) => this.toggle(code),
       focus: (code) => this.lookAt(code),
@@ -123,7 +122,6 @@ class Scatter {
     const n = values.length / 2;
     [this.x, this.y] = [values.slice(0, n), values.slice(n)];
     this.cells = new Cells(this.x, this.y);
-    this.infos.clear();
     this.polygon = null;
     this.hovered = -1;
     this.layer?.points(this.x, this.y);
@@ -150,7 +148,8 @@ class Scatter {
 
   recolor() {
     this.surface = rgb(getComputedStyle(this.frame).backgroundColor);
-    this.faint = rgb(getComputedStyle(this.message).color);
+    const muted = rgb(getComputedStyle(this.message).color);
+    this.faint = this.surface.map((value, i) => 0.55 * value + 0.45 * muted[i]);
     this.accent = getComputedStyle(this.count).color;
     const dark = this.surface.reduce((sum, value) => sum + value, 0) < 384;
     this.layer?.palette(this.props.colors?.[dark ? "dark" : "light"] ?? []);
@@ -215,10 +214,9 @@ class Scatter {
     this.tell();
   }
 
-  click(px, py, event) {
+  click(px, py) {
     const row = this.nearest(px, py);
     if (row < 0) return;
-    if (event.pointerType === "touch") this.hover(row, px, py); // as pointing would
     document.querySelector(this.props.panel)?.scrollTo(0, 0);
     this.trigger("pick", row);
   }
@@ -275,15 +273,23 @@ class Scatter {
     return [(x - view.x) * view.scale + this.size[0] / 2, (view.y - y) * view.scale + this.size[1] / 2];
   }
 
-  /** Diameter of a point in CSS pixels: smaller in a crowd, growing as one zooms in. */
+  /** Diameter of a point in CSS pixels: smaller in a crowd and on a small map, larger zoomed in. */
   pointSize() {
     const crowd = Math.min(9, Math.max(1.6, 24 * this.x.length ** -0.18));
-    return Math.min(16, crowd * Math.max(0.8, (this.view.scale / this.fitted) ** 0.3));
+    const room = Math.min(1.2, Math.max(0.7, Math.min(...this.size) / 560));
+    return Math.min(16, crowd * room * Math.max(0.8, (this.view.scale / this.fitted) ** 0.3));
   }
 
   /* ---- painting */
 
+  /** Paint everything with the next frame. */
   redraw() {
+    this.stale = true;
+    this.remark();
+  }
+
+  /** Paint what lies over the points with the next frame: a million points stay as they are. */
+  remark() {
     this.pending ??= requestAnimationFrame(() => {
       this.pending = null;
       this.paint();
@@ -295,6 +301,12 @@ class Scatter {
     if (!this.view || !this.surface) return;
     const [width, height] = this.size;
     const ratio = this.canvas.width / width;
+    if (this.stale) this.paintPoints(width, height, ratio);
+    this.stale = false;
+    this.paintMarks(width, height, ratio);
+  }
+
+  paintPoints(width, height, ratio) {
     this.layer?.draw({
       center: [this.view.x, this.view.y],
       scale: [(2 * this.view.scale) / width, (2 * this.view.scale) / height],
@@ -305,7 +317,6 @@ class Scatter {
       faint: this.faint,
       anyFaint: this.anyFaint,
     });
-    this.paintMarks(width, height, ratio);
   }
 
   paintMarks(width, height, ratio) {
@@ -335,8 +346,8 @@ class Scatter {
       move: (dx, dy) => this.move(dx, dy),
       zoom: (...how) => this.zoom(...how),
       fit: () => this.fit(),
-      click: (px, py, event) => this.view && this.click(px, py, event),
-      draw: (outline) => { this.drawing = outline; this.redraw(); },
+      click: (px, py) => this.view && this.click(px, py),
+      draw: (outline) => { this.drawing = outline; this.remark(); },
       enclose: (outline) => this.view && this.enclose(outline),
       point: (px, py) => this.view && this.hover(this.nearest(px, py), px, py),
       leave: () => this.hover(-1),
@@ -366,6 +377,7 @@ class Scatter {
     for (const canvas of [this.canvas, this.overlay])
       [canvas.width, canvas.height] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
     if (this.view?.scale === this.fitted) this.fit(); // not zoomed: keep everything in sight
+    this.stale = true;
     this.paint(); // at once: a resized canvas is blank
   }
 
@@ -386,49 +398,20 @@ class Scatter {
   }
 
   hover(row, px, py) {
-    if (row >= 0) this.pointer = [px, py];
-    if (row >= 0 && !this.tip.hidden) this.placeTip();
+    if (row >= 0 && row === this.hovered) this.tip.place([px, py], this.size);
     if (row === this.hovered) return;
     this.hovered = row;
     this.stage.dataset.hover = row >= 0;
-    clearTimeout(this.waiting);
-    if (row < 0) this.tip.hidden = true;
-    else this.waiting = setTimeout(() => this.showTip(row), TIP_DELAY);
-    this.redraw();
-  }
-
-  async showTip(row) {
-    if (!this.infos.has(row)) {
-      try {
-        this.infos.set(row, await (await fetch(`${this.props.info}/${row}`)).json());
-      } catch {
-        return; // the server is away; the map still works
-      }
-    }
-    if (row !== this.hovered) return;
-    const { id, label } = this.infos.get(row);
-    const [image, caption] = this.tip.children;
-    image.src = `${this.props.thumbs}/${row}`;
-    const name = id.split("/").at(-1);
-    caption.replaceChildren(make("b", "", {}, label ?? name), make("span", "", {}, label == null ? "no label" : name));
-    this.tip.hidden = false;
-    this.placeTip();
-  }
-
-  placeTip() {
-    const [px, py] = this.pointer;
-    const [width, height] = this.size;
-    const { offsetWidth: w, offsetHeight: h } = this.tip;
-    const left = px + 18 + w > width ? px - 18 - w : px + 18;
-    const top = Math.min(Math.max(4, py - h / 2), height - h - 4);
-    this.tip.style.transform = `translate(${Math.max(4, left)}px, ${top}px)`;
+    if (row < 0) this.tip.hide();
+    else this.tip.show(row, this.props, [px, py], this.size);
+    this.remark();
   }
 
   destroy() {
     this.stop.abort();
     this.resized.disconnect();
     cancelAnimationFrame(this.pending);
-    clearTimeout(this.waiting);
+    this.tip.hide();
     this.layer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
     this.frame.remove();
   }

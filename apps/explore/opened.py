@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ class Opened:
     key: str
     gallery: Gallery
     _colorings: dict[str, Coloring] = field(default_factory=dict)
+    _xy: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -72,8 +74,10 @@ class Opened:
 
     def xy(self, map_name: str) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates as the browser gets them, float32 [n] each; NaN where a row has none."""
-        frame = self.gallery.map(map_name)
-        return frame["x"].to_numpy(np.float32), frame["y"].to_numpy(np.float32)
+        if map_name not in self._xy:
+            frame = self.gallery.map(map_name)
+            self._xy[map_name] = tuple(frame[axis].to_numpy(np.float32) for axis in "xy")
+        return self._xy[map_name]
 
 
 def open_gallery(path: Path) -> Opened:
