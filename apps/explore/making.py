@@ -83,7 +83,6 @@ def _finished(path: Path) -> None:
     status = build_status(path)
     if status["state"] == "done":
         st.session_state["open next"] = path.name
-        st.session_state["gallery"] = None
     else:
         st.session_state["build error"] = f"{path.name}: {status['message']}"
 

@@ -23,7 +23,10 @@ def gallery(root: Path) -> Path | None:
     if not found:
         return None
     names = list(found)
-    wanted = st.session_state.pop("open next", None) or state.from_address("gallery")
+    wanted = state.from_address("gallery")
+    if (made := st.session_state.pop("open next", None)) in found:
+        state.forget()
+        wanted = made
     if "gallery" not in st.session_state or wanted != st.session_state["gallery"]:
         st.session_state["gallery"] = wanted if wanted in found else names[0]
     if st.session_state["gallery"] not in found:
@@ -35,7 +38,7 @@ def gallery(root: Path) -> Path | None:
 
 def _other_gallery() -> None:
     state.forget()
-    state.remember(gallery=st.session_state["gallery"], color=None, map=None)
+    state.remember(gallery=st.session_state["gallery"])
 
 
 def _named(asked: str, root: Path) -> Path:

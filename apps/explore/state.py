@@ -30,9 +30,9 @@ def from_address(name: str) -> str | None:
 
 def forget() -> None:
     """Let go of everything that belongs to one gallery."""
-    for name in ("picked", "selection", "page", "query"):
+    for name in ("picked", "selection", "page", "query", "color", "map"):
         st.session_state.pop(name, None)
-    remember(image=None)
+    remember(image=None, color=None, map=None)
 
 
 def picked() -> int | None:

@@ -132,6 +132,32 @@ def test_a_build_is_started_where_the_folder_says(tmp_path, monkeypatch):
     ]
 
 
+def test_a_finished_build_opens_by_itself_and_a_failed_one_says_why(
+    run, tmp_path, monkeypatch, make_gallery
+):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    page = run()
+    status = {"state": "running", "message": "Computing features", "done": 7, "total": 36}
+    quiet = {"state": "none", "message": "", "done": 0, "total": 0}
+    monkeypatch.setattr(making, "build_status", lambda p: quiet if p.name == "a" else status)
+    new = tmp_path / "galleries" / "new"
+    page.session_state["awaited"] = str(new)
+    page.session_state["selection"] = {"polygon": None, "shown": [1], "stamp": 1}
+    page.run()
+    assert "2 selected" in said(page)
+    assert page.get("progress")[0].proto.text == "Making **new**: Computing features 7 of 36"
+
+    make_gallery(new, "scenes:36")
+    status["state"] = "done"
+    page.run()
+    assert "All 36 images" in said(page) and not page.get("progress")
+
+    status |= {"state": "failed", "message": "the disk is full"}
+    page.session_state["awaited"] = str(tmp_path / "galleries" / "other")
+    page.run()
+    assert "other: the disk is full" in said(page)
+
+
 def test_routes_serve_open_galleries_alone(tmp_path, make_gallery):
     opened = open_gallery(make_gallery(tmp_path / "a", "scenes:24"))
     assert by_key(opened.key) is opened and by_key("0" * 18) is None
