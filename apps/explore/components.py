@@ -4,6 +4,7 @@ They are plain JavaScript modules in `apps/assets`, served as files and mounted 
 Props travel as JSON and are small; points and images are fetched by address.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,26 @@ export default function ({ data, parentElement, setTriggerValue }) {
 """
 
 
-def _component(name: str) -> Any:
+def scatter(**how: Any) -> None:
+    """The map; `data` are the props of `scatter.js`."""
+    _mount("scatter", **how)
+
+
+def thumbs(**how: Any) -> None:
+    """The grid of thumbnails; `data` are the props of `thumbs.js`."""
+    _mount("thumbs", **how)
+
+
+def _mount(name: str, **how: Any) -> None:
+    """Registered with every run: older Streamlits forget what was registered before their start."""
+    css, js = _sources(name)
+    st.components.v2.component(f"dino_{name}", css=css, js=js)(**how)
+
+
+@functools.cache
+def _sources(name: str) -> tuple[str, str]:
     css = (ASSETS / f"{name}.css").read_text(encoding="utf-8")
-    return st.components.v2.component(
-        f"dino_{name}", css=css, js=_LOADER % f"{ASSETS_URL}/{name}.js"
-    )
-
-
-scatter = _component("scatter")
-thumbs = _component("thumbs")
+    return css, _LOADER % f"{ASSETS_URL}/{name}.js"
 
 
 def tokens() -> str:

@@ -39,9 +39,12 @@ def show(opened: Opened, model: str, color: str, map_name: str) -> Shown:
     """Draw the panel; returns what the map has to light up."""
     st.session_state.setdefault("tab", state.IMAGES)
     tab = st.segmented_control(
-        "Look at", [state.IMAGES, state.PHOTO], key="tab", label_visibility="collapsed",
-        width="stretch", required=True,
-    )  # fmt: skip
+        "Look at",
+        [state.IMAGES, state.PHOTO],
+        key="tab",
+        label_visibility="collapsed",
+        width="stretch",
+    )
     if tab == state.PHOTO:
         return _photo(opened, model, color, map_name)
     row = state.picked()
