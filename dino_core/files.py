@@ -58,6 +58,28 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def held(lock: Path, sentence: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends, however it ends.
+
+    Raises `UserError(sentence)` when another process holds it. Without locks on the system
+    (Windows), it holds nothing.
+    """
+    with _disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "w")  # noqa: SIM115  # open for as long as the lock is held
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except OSError:
+            raise UserError(sentence) from None
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, whole or not at all."""
     with whole_file(path) as aside:

@@ -1,9 +1,10 @@
 """Keyed random numbers: the same key gives the same numbers, in any process, in any order.
 
-Nothing in this project draws from a global generator. A draw is named by what it is for, e.g.
-`generator(seed, "augment", epoch, image, view)`, so neither the number of workers, nor prefetching,
-nor the moment a run was killed can change it. The bits come from Philox, a counter-based generator
-(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), keyed by a BLAKE2 hash.
+A draw is named by what it is for, e.g. `generator(seed, "augment", epoch, image, view)`; where
+torch insists on its global generator (fresh weights, drop path), that is seeded by such a key right
+before. So neither the number of workers, nor prefetching, nor the moment a run was killed can
+change it. The bits come from Philox, a counter-based generator (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", 2011), keyed by a BLAKE2 hash.
 """
 
 import hashlib

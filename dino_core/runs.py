@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_core.errors import UserError
-from dino_core.files import read_json, write_json
+from dino_core.files import read_json, whole_file, write_json
 
 CHECKPOINT_FILES = (
     "student.safetensors",
@@ -106,23 +106,23 @@ class Run:
 
     def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows to `metrics.jsonl`, one JSON object a line."""
-        _append_lines(self.path / "metrics.jsonl", rows)
+        _append(self.path / "metrics.jsonl", "".join(map(_line, rows)))
 
     def cut_metrics(self, step: int) -> None:
         """Forget what was logged at or after `step`, so a resumed run does not tell it twice."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
             kept = [row for row in self.metrics() if row.get("step", 0) < step]
-            path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            with whole_file(path) as aside:
+                aside.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def warn(self, step: int, sentence: str) -> None:
         """Add a warning to `warnings.jsonl`."""
-        _append_lines(self.path / "warnings.jsonl", [{"step": step, "warning": sentence}])
+        _append(self.path / "warnings.jsonl", _line({"step": step, "warning": sentence}))
 
     def log(self, line: str) -> None:
         """Add a dated line to `log.txt`."""
-        with open(self.path / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+        _append(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     # -- status -----------------------------------------------------------------------------
 
@@ -199,6 +199,13 @@ def _json_lines(path: Path) -> Iterable[dict[str, Any]]:
             continue
 
 
-def _append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

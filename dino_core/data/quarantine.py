@@ -74,6 +74,15 @@ class Quarantine:
         """All bad images, by id."""
         return [Quarantined(*pair) for pair in sorted(self._reasons.items())]
 
+    @classmethod
+    def read(cls, path: Path) -> "Quarantine":
+        """Take up a report that `write` made; an empty quarantine where there is none."""
+        quarantine = cls()
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            quarantine.add(Quarantined(**json.loads(line)) for line in lines)
+        return quarantine
+
     def write(self, path: Path) -> None:
         """Write the report: one JSON object a line, {"id": ..., "reason": ...}, by id."""
         lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self.items()]

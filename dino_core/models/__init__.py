@@ -5,7 +5,13 @@ from dino_core.models.device import device_of
 from dino_core.models.head import ProjectionHead
 from dino_core.models.info import ModelInfo
 from dino_core.models.model import Model, load_model, untrained
-from dino_core.models.weights import Weights, load_strictly, read_weights, save_weights
+from dino_core.models.weights import (
+    Weights,
+    load_strictly,
+    read_weights,
+    save_weights,
+    write_tensors,
+)
 
 __all__ = [
     "Backbone",
@@ -20,4 +26,5 @@ __all__ = [
     "read_weights",
     "save_weights",
     "untrained",
+    "write_tensors",
 ]

@@ -55,7 +55,15 @@ def save_weights(
     tensors |= {f"head.{name}": tensor for name, tensor in (head_state or {}).items()}
     stored = {name: _as_stored(tensor, dtype) for name, tensor in tensors.items()}
     with whole_file(Path(path)) as aside:
-        save_file(stored, aside, metadata=info.to_metadata())
+        write_tensors(aside, stored, info.to_metadata())
+
+
+def write_tensors(path: Path, tensors: State, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; a full disk, reported in safetensors' own way, is a sentence."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def read_weights(path: str | Path, part: Part | None = None) -> Weights:

@@ -9,12 +9,18 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dino_core.errors import UserError
 from dino_core.files import read_json, whole_folder, write_json
-from dino_core.models import ModelInfo, load_strictly, read_weights, save_weights
+from dino_core.models import (
+    ModelInfo,
+    load_strictly,
+    read_weights,
+    save_weights,
+    write_tensors,
+)
 from dino_core.runs import Checkpoint, Run
 from dino_core.training.network import Network
 from dino_core.training.step import TrainState
@@ -27,11 +33,13 @@ def save_checkpoint(run: Run, state: TrainState, info: ModelInfo, keep: int = 0)
     """
     path = run.checkpoint_path(state.step)
     if path.exists():
-        return path
+        if not Checkpoint(state.step, path).missing():
+            return path
+        shutil.rmtree(path)  # cut short by a copy or a person; this one is whole
     with whole_folder(path) as aside:
         _save_network(aside / "student.safetensors", state.student, info)
         _save_network(aside / "teacher.safetensors", state.teacher, info)
-        save_file(_optimizer_tensors(state), aside / "optimizer.safetensors")
+        write_tensors(aside / "optimizer.safetensors", _optimizer_tensors(state))
         write_json(aside / "state.json", {"step": state.step, "scaler": state.scaler.state_dict()})
     if keep:
         for old in run.checkpoints()[:-keep]:

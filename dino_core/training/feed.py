@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_core.augment import MultiCrop, PhotometricBatch, crop_views, photometric, plan_views
 from dino_core.data import Quarantined, Source, epoch_order, safe_image
+from dino_core.errors import UserError
 from dino_core.models import ModelInfo
 from dino_core.training.recipe import Recipe
 
@@ -46,18 +47,27 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Called by the loader for CUDA, so that copies overlap with compute."""
         self.crops = [crops.pin_memory() for crops in self.crops]
+        self.photometrics = [batch.pin_memory() for batch in self.photometrics]
         return self
 
     def views(self, info: ModelInfo, device: torch.device) -> list[Tensor]:
         """Normalized float32 views per group, made on the device."""
         return [
-            photometric(crops.to(device, non_blocking=True), plan.to(device), info.mean, info.std)
-            for crops, plan in zip(self.crops, self.photometrics, strict=True)
+            photometric(
+                crops.to(device, non_blocking=True),
+                batch.to(device, non_blocking=True),
+                info.mean,
+                info.std,
+            )
+            for crops, batch in zip(self.crops, self.photometrics, strict=True)
         ]
 
 
-class ViewDataset(Dataset[Sample]):
-    """(epoch, image index) -> the cropped views of that image in that epoch."""
+class ViewDataset(Dataset[Sample | UserError]):
+    """(epoch, image index) -> the cropped views of that image in that epoch.
+
+    A `UserError` is returned, not raised: torch would wrap it in a worker's traceback.
+    """
 
     def __init__(self, source: Source, crops: MultiCrop, seed: int) -> None:
         self.source = source
@@ -67,9 +77,12 @@ class ViewDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | UserError:
         epoch, index = key
-        image, _, quarantined = safe_image(self.source, index)
+        try:
+            image, _, quarantined = safe_image(self.source, index)
+        except UserError as error:
+            return error
         height, width = image.shape[:2]
         plans = plan_views(self.config, self.seed, epoch, index, height=height, width=width)
         return Sample(index, crop_views(image, plans), plans, quarantined)
@@ -101,8 +114,12 @@ class StepSampler(Sampler[list[Key]]):
                 yield [(epoch, int(index)) for index in chosen]
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples by view size, view-major."""
+def collate(results: list[Sample | UserError]) -> Batch | UserError:
+    """Stack samples by view size, view-major; the first error takes their place."""
+    for result in results:
+        if isinstance(result, UserError):
+            return result
+    samples = [result for result in results if isinstance(result, Sample)]
     views = range(len(samples[0].crops))
     groups = [views[:2], views[2:]] if len(views) > 2 else [views]
     return Batch(
@@ -118,7 +135,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 def create_loader(
     source: Source, recipe: Recipe, start: int, stop: int, workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | UserError]:
     """Batches for steps `start` .. `stop - 1`, `accumulate` for each step."""
     return DataLoader(
         ViewDataset(source, recipe.crops, recipe.seed),  # type: ignore[arg-type]

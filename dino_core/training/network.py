@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dino_core.models import Backbone, ProjectionHead, create_backbone
@@ -52,6 +53,6 @@ def create_teacher(student: Network) -> Network:
     """
     teacher = copy.deepcopy(student).requires_grad_(False)
     for module in teacher.modules():
-        if hasattr(module, "drop_prob"):  # timm's DropPath
+        if isinstance(module, DropPath):
             module.drop_prob = 0.0
     return teacher

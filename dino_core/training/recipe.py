@@ -6,10 +6,10 @@ what a run writes to its `recipe.json`.
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dino_core import distributed
 from dino_core.augment import MultiCrop
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo
@@ -103,7 +103,7 @@ class Recipe:
     accumulate: int = 1
     """Forward passes per optimizer step; center and teacher still move once a step."""
     precision: Precision = "bf16"
-    """Of the matrix products; loss, softmax and normalization are always fp32."""
+    """Of the matrix products, up to the logits; loss, softmax and normalization are fp32."""
     seed: int = 0
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -130,7 +130,7 @@ class Recipe:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Recipe":
-        """The inverse of `to_json`; unknown or missing fields are a `UserError`."""
+        """The inverse of `to_json`; unknown fields are a `UserError`, missing ones the default."""
         parts: dict[str, type] = {
             "backbone": BackboneConfig,
             "crops": MultiCrop,
@@ -145,15 +145,15 @@ class Recipe:
             raise UserError(f"recipe.json is of another version of the program: {error}") from None
 
     def resolved(self, images: int) -> "Recipe":
-        """The same recipe with every choice left open made: steps, threads.
+        """The same recipe with what decides its numbers made definite: steps and threads.
 
         Raises `UserError` with a sentence for what cannot work.
         """
         self._check(images)
         return dataclasses.replace(
             self,
-            steps=self.steps or self.epochs * self.steps_per_epoch(images),
-            threads=self.threads or os.cpu_count() or 1,
+            steps=self.epochs * self.steps_per_epoch(images) if self.steps is None else self.steps,
+            threads=self.threads or distributed.cores(),
         )
 
     def steps_per_epoch(self, images: int) -> int:
@@ -161,20 +161,36 @@ class Recipe:
         return images // self.global_batch
 
     def _check(self, images: int) -> None:
+        if images == 0:
+            raise UserError("there are no images to train on")
+        counts = ("batch_size", "accumulate", "save_every", "log_every")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
         if self.global_batch > images:
             raise UserError(
                 f"the batch of {self.global_batch} is larger than the data ({images} images): "
-                f"use --batch-size {max(1, images)} or less"
+                f"use --batch-size {max(1, images // self.accumulate)} or less"
             )
+        self._check_sizes()
+        self._check_length(self.steps_per_epoch(images))
+
+    def _check_sizes(self) -> None:
         patch = self.backbone.patch_size
-        for name, size in (("global", self.crops.global_size), ("local", self.crops.local_size)):
+        if patch < 1:
+            raise UserError("--patch-size must be 1 or more")
+        sizes = {"global": self.crops.global_size}
+        if self.crops.local_count:
+            sizes["local"] = self.crops.local_size
+        for name, size in sizes.items():
             if size % patch:
                 raise UserError(
                     f"--{name}-size {size} is not a multiple of the patch size {patch}: "
                     f"use {size // patch * patch or patch}"
                 )
-        steps_per_epoch = self.steps_per_epoch(images)
-        steps = self.steps or self.epochs * steps_per_epoch
+
+    def _check_length(self, steps_per_epoch: int) -> None:
+        steps = self.epochs * steps_per_epoch if self.steps is None else self.steps
         if steps < 1:
             raise UserError("the run has no steps: raise --epochs or --steps")
         if round(self.optim.warmup_epochs * steps_per_epoch) > steps:

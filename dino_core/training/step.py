@@ -1,4 +1,6 @@
-"""One optimizer step of DINO, pure in (state, batch, settings): no I/O, no globals, no printing.
+"""One optimizer step of DINO, a function of (state, batch, settings): no I/O, no printing.
+
+Drop path draws from torch's global generator, which the step seeds by its settings first.
 
 Order, as published: set lr and weight decay; teacher and student forward; loss with the OLD center;
 backward; clip per tensor; freeze the last layer; optimizer; teacher EMA; center.
@@ -71,7 +73,7 @@ class Schedules:
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
-        steps = recipe.steps or recipe.epochs * steps_per_epoch
+        steps = recipe.epochs * steps_per_epoch if recipe.steps is None else recipe.steps
         optim = recipe.optim
         lr = optim.lr * recipe.global_batch / 256
         warmup_steps = round(optim.warmup_epochs * steps_per_epoch)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dino_core.augment import MultiCrop
 from dino_core.data import open_source
 from dino_core.errors import UserError
+from dino_core.files import held
 from dino_core.models import load_model
 from dino_core.runs import Run
 from dino_core.training import RECIPES, BackboneConfig, HeadConfig, OptimConfig, Recipe, train
+from dino_core.training.step import StepMetrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -148,6 +152,111 @@ def test_settings_that_cannot_work_are_sentences(source, tmp_path, change, sente
     with pytest.raises(UserError, match=sentence):
         train(dataclasses.replace(TINY, **change), source, Run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["batch_size", "accumulate", "save_every", "log_every"])
+def test_counts_below_one_are_sentences(source, tmp_path, field):
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must be 1 or more"):
+        train(dataclasses.replace(TINY, **{field: 0}), source, Run(tmp_path / "run"))
+
+
+def copy_of(run: Run, folder: Path) -> Run:
+    return Run(shutil.copytree(run.path, folder / "copy"))
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_made_again(whole, source, tmp_path, capsys):
+    run = copy_of(whole, tmp_path)
+    (run.checkpoint(4).path / "teacher.safetensors").unlink()
+    train(TINY, source, run, resume=True)
+    said = capsys.readouterr().err
+    assert "step-00000004 is incomplete (teacher.safetensors missing); using step-00000002" in said
+    assert_same(weights(run), weights(whole))
+
+
+def test_resuming_on_other_data_is_refused(whole, tmp_path):
+    run = copy_of(whole, tmp_path)
+    with pytest.raises(UserError, match=r"started on 24 images .* has 20"):
+        train(TINY, open_source("scenes:20"), run, resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_cleanly(whole, source, tmp_path):
+    run = copy_of(whole, tmp_path)
+    shutil.rmtree(run.path / "checkpoints")
+    (run.path / "stop").touch()
+    train(TINY, source, run, resume=True)
+    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
+    assert_same(weights(run), weights(whole))
+
+
+def test_a_second_trainer_is_refused(whole, source, tmp_path):
+    run = copy_of(whole, tmp_path)
+    with (
+        held(run.path / ".training.lock", "taken"),
+        pytest.raises(UserError, match="trained by another process"),
+    ):
+        train(TINY, source, run, resume=True)
+
+
+def test_a_model_to_start_from_is_not_needed_again(whole, source, tmp_path):
+    start = copy_of(whole, tmp_path)
+    run = Run(tmp_path / "continued")
+    recipe = dataclasses.replace(TINY, init=str(start.path))
+    train(recipe, source, run)
+    shutil.rmtree(start.path)
+    shutil.rmtree(run.checkpoint(4).path)
+    train(recipe, source, run, resume=True)
+    assert run.checkpoint().step == 4
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path, monkeypatch):
+    run = Run(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    class Filling(Run):
+        def checkpoint_path(self, step: int) -> Path:
+            if step == 4:
+                monkeypatch.setattr("dino_core.models.weights.save_file", full)
+            return super().checkpoint_path(step)
+
+    with pytest.raises(UserError, match="No space left on device"):
+        train(TINY, source, Filling(run.path))
+    assert run.checkpoint().step == 2
+    assert run.status()["state"] == "failed"
+    assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_folder_of_broken_images_ends_in_one_sentence(tmp_path, workers):
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    recipe = dataclasses.replace(TINY, workers=workers)
+    with pytest.raises(UserError, match="can be read") as caught:
+        train(recipe, open_source(tmp_path), Run(tmp_path / "run"))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_some_broken_images_are_replaced_and_reported(source, tmp_path):
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(source.read(i))
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    recipe = dataclasses.replace(TINY, optim=OptimConfig(warmup_epochs=1))
+    run = train(recipe, open_source(tmp_path), Run(tmp_path / "run"))
+    report = (run.path / "quarantine.jsonl").read_text()
+    assert json.loads(report)["id"] == "bad.jpg"
+    assert "1 image was left out" in (run.path / "warnings.jsonl").read_text()
+
+
+def test_gradients_that_are_not_finite_stop_the_run_unsaved(source, tmp_path, monkeypatch):
+    def exploding(*_: object) -> StepMetrics:
+        return StepMetrics(loss=torch.tensor(1.0), grad_norm=torch.tensor(math.inf))
+
+    monkeypatch.setattr("dino_core.training.loop.train_step", exploding)
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match="not finite"):
+        train(TINY, source, run)
+    assert run.checkpoints() == []
 
 
 def test_recipes_survive_json():
