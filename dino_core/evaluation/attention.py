@@ -29,6 +29,7 @@ from dino_core.models import Model, untrained
 
 VOID = 255
 MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}
+MASK_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # Pillow tries no other of its many readers
 MAX_ASPECT_ERROR = 0.05  # a mask that differs more in shape belongs to another image
 
 
@@ -191,7 +192,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises `UserError` for a file that is no image.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=MASK_FORMATS) as file:
             file.load()
             indexed = file.mode == "P" and not _is_gray_ramp(file)
             plain = indexed or file.mode in ("1", "L", "I", "I;16", "F")

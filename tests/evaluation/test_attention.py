@@ -170,6 +170,14 @@ def test_palette_masks_have_an_object_per_index_and_void(tmp_path):
     np.testing.assert_array_equal(valid, VALUES != 255)
 
 
+def test_only_the_formats_of_masks_are_read(tmp_path):
+    Image.fromarray(VALUES).save(tmp_path / "m.png", format="PPM")
+    with pytest.raises(UserError, match=r"m.png: cannot be read as a mask"):
+        read_mask(tmp_path / "m.png")
+    Image.fromarray(VALUES).save(tmp_path / "m.png", format="BMP")  # misnamed, but harmless
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png")[0], VALUES > 0)
+
+
 @pytest.mark.parametrize("mode", ["1", "P", "RGB", "I;16", "LA"])
 def test_other_ways_to_save_one_object(tmp_path, mode):
     mask = box(6, 8, slice(1, 4), slice(2, 5))
