@@ -3,6 +3,7 @@
 McInnes, Healy, Melville, "UMAP: uniform manifold approximation and projection" (2018), algorithms
 2 and 3. umap-learn computes the same by compiled loops, whose compilation takes 9 of the 12 s that
 its first map costs; as array operations there is nothing to compile.
+The constants below, and the floor of sigma, are umap-learn's (BSD 3-Clause License).
 
 Shapes: N images, K neighbors, the image itself not among them.
 """
