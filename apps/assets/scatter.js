@@ -107,7 +107,10 @@ class Scatter {
       return this.say("The map could not be loaded; the server may have stopped. Reload the page to try again.");
     }
     this.props = props;
-    if (JSON.stringify(props.legend) !== JSON.stringify(before.legend)) this.legend.show(props.legend, props.colors);
+    if (JSON.stringify(props.legend) !== JSON.stringify(before.legend)) {
+      this.focus = -1; // the entry that was pointed at is gone, and will not say so
+      this.legend.show(props.legend, props.colors);
+    }
     const told = props.selection;
     if (told && told.stamp >= this.stamp) [this.polygon, this.shown, this.stamp] = [told.polygon, new Set(told.shown), told.stamp];
     this.layer?.lit(this.marked());

@@ -1,6 +1,7 @@
 """The page: a bar of pickers, a notice where one is due, the map, and a panel beside it."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import streamlit as st
 
@@ -62,7 +63,7 @@ def _map(opened: Opened, color: str, map_name: str, shown: panels.Shown) -> None
         key=state.MAP_KEY,
         data={
             "points": f"explorer/points/{opened.key}/{map_name}",
-            "codes": f"explorer/codes/{opened.key}/{color}",
+            "codes": f"explorer/codes/{opened.key}/{quote(color, safe='')}",
             "thumbs": f"explorer/image/{opened.key}",
             "info": f"explorer/info/{opened.key}",
             "legend": {

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dino_core.errors import UserError
 from dino_core.gallery import build_status, start_build
-from dino_core.gallery.listing import list_galleries
+from dino_core.gallery.listing import gallery_name, list_galleries
 from dino_core.serving import is_loopback, may_change
 from explore.opened import Opened
 from explore.options import host, options
@@ -145,14 +145,8 @@ def start(root: Path, model: str, data: str) -> None:
         if not path.exists():
             raise UserError(f"{data}: no such folder or file on the computer that runs this page")
         data = str(path.resolve())
-    out = place_for(root, data, model)
+    weights = root / model  # of a file, wherever this process was started
+    name = gallery_name(str(weights) if weights.is_file() else model, data)
+    out = root / "galleries" / name
     start_build(model, data, out, root=root)
     st.session_state["awaited"] = str(out)
-
-
-def place_for(root: Path, data: str, model: str) -> Path:
-    """`galleries/NAME` after the data's name and the model's; the same pair, the same place."""
-    weights = re.sub(r"\.(safetensors|pth|pt)$", "", model.rsplit("/", 1)[-1])
-    words = [Path(data).stem] + ([] if model == "starter" else [weights])
-    name = re.sub(r"[^\w.-]+", "-", "-".join(words)).strip("-.") or "gallery"
-    return root / "galleries" / name

@@ -150,8 +150,6 @@ def _one_image(opened: Opened, row: int, color: str) -> Shown:
     )
     rows, scores = opened.gallery.neighbors()
     near, how_near = rows[row][:NEIGHBORS_SHOWN], scores[row][:NEIGHBORS_SHOWN]
-    keep = near >= 0
-    near, how_near = near[keep], how_near[keep]
     if len(near) == 0:
         st.caption("There is no other image to compare it with.")
         return Shown()

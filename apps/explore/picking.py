@@ -51,7 +51,7 @@ def _named(asked: str, root: Path) -> Path:
 
 def color(opened: Opened) -> str:
     """The column that colors the map."""
-    return _choice("Color", "color", opened.columns, 170, on_change=_drop_filter)
+    return _choice("Color", "color", opened.columns, 190, on_change=_drop_filter)
 
 
 def _drop_filter() -> None:

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dino_core.errors import UserError
+from dino_core.gallery.thumbnails import is_placeholder
 from explore import loading
 from explore.components import ASSETS, ASSETS_URL
 from explore.opened import Opened, by_key
@@ -22,6 +23,7 @@ from explore.options import options
 
 THUMBNAIL_SIDE = 192  # pixels; shown at up to 96 CSS pixels on screens of twice the density
 FOR_GOOD = {"Cache-Control": "private, max-age=31536000, immutable"}  # the key changes instead
+NOT_AT_ALL = {"Cache-Control": "no-store"}
 
 
 @asynccontextmanager
@@ -47,14 +49,15 @@ def codes(opened: Opened, column: str) -> Response:
 
 
 def image(opened: Opened, row: int) -> Response:
-    """A small JPEG of one image; 404 when its file is gone."""
+    """A small JPEG of one image; a gray tile, not to be kept, while its file is gone."""
     if not 0 <= row < len(opened.labels):
         return PlainTextResponse("no such image", 404)
     try:
         thumbnail = opened.gallery.thumbnail(row, THUMBNAIL_SIDE)
     except (UserError, OSError, ValueError) as error:
         return PlainTextResponse(str(error), 404)
-    return FileResponse(thumbnail, media_type="image/jpeg", headers=FOR_GOOD)
+    keep = NOT_AT_ALL if is_placeholder(thumbnail) else FOR_GOOD
+    return FileResponse(thumbnail, media_type="image/jpeg", headers=keep)
 
 
 def info(opened: Opened, row: int) -> Response:
@@ -92,7 +95,7 @@ def _of_gallery(answer: Callable[[Opened, Any], Response]) -> Callable[[Request]
 ROUTES: list[BaseRoute] = [
     Mount(f"/{ASSETS_URL}", StaticFiles(directory=ASSETS)),
     Route("/explorer/points/{key}/{what}", _of_gallery(points)),
-    Route("/explorer/codes/{key}/{what}", _of_gallery(codes)),
+    Route("/explorer/codes/{key}/{what:path}", _of_gallery(codes)),
     Route("/explorer/image/{key}/{what:int}", _of_gallery(image)),
     Route("/explorer/info/{key}/{what:int}", _of_gallery(info)),
 ]

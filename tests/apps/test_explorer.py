@@ -91,6 +91,11 @@ def test_select_points_see_their_images_and_their_neighbors(explorer: Any, page:
     page.locator(".legend .entry").first.click()
     page.wait_for_selector(f".st-key-panel h2:has-text('{COUNT // 12} selected')")
 
+    page.locator(".scatter .clear").click()
+    page.get_by_role("combobox", name="Color").click()
+    page.get_by_role("option", name="Similarity to nearest").click()
+    page.wait_for_selector(".legend .ramp")
+
     log = (folder / "launcher" / "explorer.log").read_text()
     assert "http://127.0.0.1:" in log, "the settings beside the script hold from any folder"
     assert "Traceback" not in log
