@@ -19,7 +19,13 @@ from dino_core.data import Quarantine, Quarantined, Source
 from dino_core.errors import UserError
 from dino_core.files import whole_file
 from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash, preprocessing
-from dino_core.gallery.images import IMAGES, images_table, source_hash, write_table
+from dino_core.gallery.images import (
+    IMAGES,
+    images_table,
+    source_hash,
+    their_columns,
+    write_table,
+)
 from dino_core.gallery.jobs import reported
 from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo
 from dino_core.gallery.maps import pca_map, umap_map
@@ -52,7 +58,8 @@ def build(
     workers   decoding processes; None chooses by machine (see `default_workers`)
     redo      build again what is there with another model or other images; `user/` stays
 
-    A whole gallery of the same features of the same images is opened as it is. Images that cannot
+    A whole gallery of the same features of the same images is opened as it is, with the maps it
+    lacks drawn from what it holds. Images that cannot
     be read are left out and listed in `quarantine.jsonl`. Raises `UserError` when `out` holds
     another gallery (without `redo`) or other files, is being built by another process, or cannot
     be written.
@@ -85,17 +92,18 @@ def build_here(
     info = _plan(model, source, kind)
     if (out / MANIFEST).is_file():
         if _is_made_of(out, info, redo):
-            return Gallery.open(out)
+            return _with_maps(Gallery.open(out), maps, say)
         _clear(out)
+    theirs = their_columns(source)  # what is odd in a table shows before hours of computing
     plan = {name: getattr(info, name) for name in ("model", "data", "feature_hash", "source_hash")}
-    part = PartialFeatures(out, plan, feature_dim(model, kind))
+    part = PartialFeatures(out, plan, feature_dim(model, kind), redo=redo)
     try:
         _compute_features(part, model, source, kind, batch_size, workers, say)
         facts = part.facts()
         part.finish()
     finally:
         part.close()
-    info = _write_derived(out, info, source, facts, maps, say)
+    info = _write_derived(out, info, source, images_table(source, facts, theirs), facts, maps, say)
     info.write(out)
     for name in (BUILDING, FACTS_PART):
         (out / name).unlink(missing_ok=True)
@@ -185,6 +193,7 @@ def _write_derived(
     out: Path,
     info: GalleryInfo,
     source: Source,
+    table: pd.DataFrame,
     facts: list[dict[str, Any]],
     maps: Sequence[str],
     say: Progress,
@@ -196,7 +205,6 @@ def _write_derived(
     )
     if len(quarantine):
         quarantine.write(out / QUARANTINE)
-    table = images_table(source, facts)
     write_table(out, table)
     features_ND = np.empty((0, info.dim), np.float32)
     if len(table):
@@ -204,19 +212,50 @@ def _write_derived(
     rows_NK, scores_NK = neighbor_graph(features_ND, GRAPH_NEIGHBORS, say)
     with whole_file(out / NEIGHBORS) as aside, open(aside, "wb") as file:
         np.savez(file, rows=rows_NK, scores=scores_NK)
-    made = {"pca": {"method": "pca"}}
-    _write_map(out, "pca", pca_map(features_ND))
-    if "umap" in maps:
-        xy_N2, made["umap"] = umap_map(features_ND, rows_NK, scores_NK, say)
-        _write_map(out, "umap", xy_N2)
+    drawn = {
+        name: _draw_map(out, name, features_ND, rows_NK, scores_NK, say)
+        for name in reversed(MAPS)
+        if name in maps or name == "pca"
+    }
     return replace(
         info,
         count=len(table),
         quarantined=len(quarantine),
         neighbors=rows_NK.shape[1],
-        maps=made,
+        maps=drawn,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _with_maps(gallery: Gallery, maps: Sequence[str], say: Progress) -> Gallery:
+    """The whole gallery, with those of `maps` that it lacks drawn from what it holds."""
+    missing = [name for name in maps if name not in gallery.info.maps]
+    if not missing:
+        return gallery
+    features_ND, (rows_NK, scores_NK) = gallery.features, gallery.neighbors()
+    drawn = {
+        name: _draw_map(gallery.path, name, features_ND, rows_NK, scores_NK, say)
+        for name in missing
+    }
+    replace(gallery.info, maps=gallery.info.maps | drawn).write(gallery.path)
+    return Gallery.open(gallery.path)
+
+
+def _draw_map(
+    out: Path,
+    name: str,
+    features_ND: np.ndarray,
+    rows_NK: np.ndarray,
+    scores_NK: np.ndarray,
+    say: Progress,
+) -> dict[str, Any]:
+    """Draw and write one map; returns how it was made, for the manifest."""
+    if name == "pca":
+        xy_N2, made = pca_map(features_ND), {"method": "pca"}
+    else:
+        xy_N2, made = umap_map(features_ND, rows_NK, scores_NK, say)
+    _write_map(out, name, xy_N2)
+    return made
 
 
 def _write_map(out: Path, name: str, xy_N2: np.ndarray) -> None:

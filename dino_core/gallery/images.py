@@ -1,11 +1,13 @@
 """`images.parquet`: one row for every image of a gallery, in the order of its features."""
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from dino_core.data import Source
 from dino_core.files import whole_file
@@ -26,10 +28,29 @@ COLUMNS = (
 )
 
 
-def images_table(source: Source, facts: list[dict[str, Any]]) -> pd.DataFrame:
-    """The table of the good images among `facts` (see `features.Batch`), with the user's columns.
+def their_columns(source: Source) -> pd.DataFrame | None:
+    """The user's own columns, one row for every image of the source, as Parquet can hold them.
 
-    A column of the user's that has one of our names is kept as `their_NAME`.
+    A column that has one of our names becomes `their_NAME`, a name that is there already gets a
+    number, and a column of mixed types becomes text; what is missing stays missing.
+    """
+    if source.metadata is None:
+        return None
+    columns: dict[str, pd.Series] = {}
+    for place, name in enumerate(map(_text, source.metadata.columns)):
+        name = f"their_{name}" if name in COLUMNS else name
+        same = (f"{name}_{number}" for number in itertools.count(2))
+        unique = name if name not in columns else next(one for one in same if one not in columns)
+        columns[unique] = _storable(source.metadata.iloc[:, place].reset_index(drop=True))
+    return pd.DataFrame(columns, index=range(len(source.metadata)))
+
+
+def images_table(
+    source: Source, facts: list[dict[str, Any]], theirs: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The table of the good images among `facts` (see `features.Batch`).
+
+    `theirs`: what `their_columns` says of the source, to be appended.
     """
     good = [one for one in facts if "bad" not in one]
     at = np.array([one["index"] for one in good], np.int64)
@@ -50,11 +71,9 @@ def images_table(source: Source, facts: list[dict[str, Any]]) -> pd.DataFrame:
         },
         index=range(len(at)),
     )
-    if source.metadata is None:
+    if theirs is None:
         return table
-    theirs = source.metadata.iloc[at].reset_index(drop=True)
-    theirs = theirs.rename(columns={name: f"their_{name}" for name in COLUMNS})
-    return pd.concat([table, theirs], axis=1)
+    return pd.concat([table, theirs.iloc[at].reset_index(drop=True)], axis=1)
 
 
 def write_table(folder: Path, table: pd.DataFrame) -> None:
@@ -77,6 +96,20 @@ def source_hash(source: Source) -> str:
         digest.update("\0".join(source.classes).encode())
         digest.update(np.ascontiguousarray(source.labels, np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _storable(column: pd.Series) -> pd.Series:
+    """The column, as text where Arrow has no one type for its values."""
+    try:
+        pa.array(column, from_pandas=True)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return column.astype(object).map(_text, na_action="ignore")
+    return column
+
+
+def _text(value: Any) -> str:
+    """As UTF-8 can hold it."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _labels(source: Source, at: np.ndarray) -> pd.Series:

@@ -27,6 +27,7 @@ FEATURES = "features.npy"
 FEATURES_PART = "features.npy.part"
 FACTS_PART = "images.jsonl.part"
 SECONDS_BETWEEN_COMMITS = 3.0
+BINDING = ("model", "data", "feature_hash")  # of a plan: where these differ, it is another gallery
 
 _HEADER_BYTES = 128
 
@@ -34,14 +35,18 @@ _HEADER_BYTES = 128
 class PartialFeatures:
     """Features on their way into `folder`; begun, or taken up where an earlier build left off.
 
-    `plan` is a JSON object that says what is being computed; a half-made gallery with another plan
-    is started over. `done` counts source images handled, `rows` those that gave a feature.
+    `plan` is a JSON object that says what is being computed. What was done for another model or
+    other data is thrown away with `redo` only, and refused with a `UserError` otherwise; where only
+    the images of the same data changed, it is started over. `done` counts source images handled,
+    `rows` those that gave a feature.
     """
 
-    def __init__(self, folder: Path, plan: dict[str, Any], dim: int) -> None:
+    def __init__(self, folder: Path, plan: dict[str, Any], dim: int, *, redo: bool = False) -> None:
         self.folder, self.plan, self.dim = folder, plan, dim
         self.done = self.rows = self.fact_bytes = 0
         self.resumed = self._take_up()
+        if not self.resumed and not redo:
+            self._refuse_another()
         self.committed = time.monotonic()
         mode = "r+b" if self.resumed else "w+b"
         self._features = open(folder / FEATURES_PART, mode)  # noqa: SIM115 (`close` closes it)
@@ -123,6 +128,24 @@ class PartialFeatures:
             return False
         self.done, self.rows, self.fact_bytes = done, rows, fact_bytes
         return True
+
+    def _refuse_another(self) -> None:
+        """Never throw hours of somebody's computing away unasked."""
+        try:
+            building = json.loads((self.folder / BUILDING).read_text(encoding="utf-8"))
+            there, done = dict(building["plan"]), int(building["cursor"]["done"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        differs = [name for name in BINDING if there.get(name) != self.plan.get(name)]
+        if not (differs and done):
+            return
+        what = f"of {there.get('data')} seen by {there.get('model')}"
+        if differs == ["feature_hash"]:
+            what = f"made with other weights of {there.get('model')} than are there now"
+        raise UserError(
+            f"{self.folder}: holds a half-made gallery {what} ({done:,} images done); "
+            "give another --out, or --redo to throw it away"
+        )
 
     def _step_back(self) -> None:
         """Undo `finish` where a build was killed after it: the part is the truth until the end."""

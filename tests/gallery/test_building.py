@@ -124,6 +124,35 @@ def test_a_whole_gallery_is_opened_as_it_is(scenes_gallery: Gallery, model: Mode
     assert (scenes_gallery.path / "features.npy").stat().st_mtime_ns == before
 
 
+def test_a_map_asked_for_later_is_drawn_from_what_is_there(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source("scenes:6")
+    build(model, source, tmp_path / "g", maps=PCA)
+    whole = build(model, source, tmp_path / "both")
+    monkeypatch.setattr(building, "model_batches", lambda *args, **kwargs: 1 / 0)
+    later = build(model, source, tmp_path / "g", maps=("pca", "umap"))
+    assert later.info.maps == whole.info.maps and len(later.map("umap")) == 6
+    assert contents(later.path) == contents(whole.path)
+
+
+def test_another_half_made_gallery_is_refused_or_redone(
+    model: Model, other_model: Model, photos: Path, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int, message: str) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    source, out = open_source(photos), tmp_path / "g"
+    with pytest.raises(KeyboardInterrupt):
+        build(model, source, out, maps=PCA, batch_size=2, progress=stop)
+    before = (out / "features.npy.part").read_bytes()
+    with pytest.raises(UserError, match=r"half-made gallery of .*photos seen by tiny .*--redo"):
+        build(other_model, source, out, maps=PCA)
+    assert (out / "features.npy.part").read_bytes() == before
+    assert build(other_model, source, out, maps=PCA, redo=True).info.model == "other"
+
+
 def test_another_model_is_refused_or_redone(
     model: Model, other_model: Model, photos: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dino_core.errors import UserError
 from dino_core.gallery.partial import (
     FACTS_PART,
     FEATURES,
@@ -79,11 +80,20 @@ def test_killed_after_a_commit_and_some_more(
     np.testing.assert_array_equal(np.load(folder / FEATURES), expected)
 
 
-def test_another_plan_starts_over(tmp_path: Path) -> None:
-    part = PartialFeatures(tmp_path, PLAN, dim=5)
+@pytest.mark.parametrize("other", [{"model": "n"}, {"data": "e"}, {"feature_hash": "2"}])
+def test_another_plan_is_refused_or_redone(tmp_path: Path, other: dict[str, str]) -> None:
+    plan = PLAN | {"feature_hash": "1"}
+    part = PartialFeatures(tmp_path, plan, dim=5)
     fill(part, 10, 5)
     part.close()
-    other = PartialFeatures(tmp_path, PLAN | {"model": "n"}, dim=5)
+    before = (tmp_path / FEATURES_PART).read_bytes()
+    with pytest.raises(UserError, match=r"half-made gallery .*10 images done.*--redo"):
+        PartialFeatures(tmp_path, plan | other, dim=5)
+    assert (tmp_path / FEATURES_PART).read_bytes() == before
+    again = PartialFeatures(tmp_path, plan, dim=5)
+    assert (again.resumed, again.done) == (True, 10)
+    again.close()
+    other = PartialFeatures(tmp_path, plan | other, dim=5, redo=True)
     assert (other.resumed, other.done, other.facts()) == (False, 0, [])
 
 
