@@ -84,8 +84,10 @@ def evaluate(
 
     `random_init` adds the untrained backbone, `pixels` the images themselves at 32 x 32 px. Every k
     above the number of training images counts as that number. Raises `UserError` when either source
-    has no labels, they share no class, or are the same images.
+    has no labels, they share no class, or are the same images, and for no `ks` or one below 1.
     """
+    if not ks or min(ks) < 1:
+        raise UserError(f"ks {tuple(ks)}: name at least one number of neighbors, each 1 or more")
     test_labels, notes = _labels_as_in(train, test)
     score = partial(
         _score, train, test, test_labels, ks, temperature, batch_size=batch_size, workers=workers,

@@ -63,7 +63,8 @@ def knn_vote(
         similarity_BN = part_BD.to(train_ND.device, train_ND.dtype) @ train_ND.T
         similarity_BK, nearest_BK = similarity_BN.topk(most, dim=1)
         labels_BK = train_labels_N[nearest_BK]
-        weights_BK = (similarity_BK / temperature).exp()
+        # Relative to the nearest, which ranks alike: exp(1 / 0.01) is more than fp32 holds.
+        weights_BK = ((similarity_BK - similarity_BK[:, :1]) / temperature).exp()
         for k in ks:
             votes_BC = weights_BK.new_zeros(len(part_BD), num_classes)
             votes_BC.scatter_add_(1, labels_BK[:, :k], weights_BK[:, :k])

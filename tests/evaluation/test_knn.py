@@ -124,6 +124,13 @@ def test_what_cannot_be_judged_is_a_sentence(
         knn.evaluate(model, open_source(tmp_path / train_spec), open_source(tmp_path / test_spec))
 
 
+@pytest.mark.parametrize("ks", [(), (0, 10)])
+def test_without_neighbors_nothing_can_vote(model: Model, ks: tuple[int, ...]) -> None:
+    train, test = open_source("scenes:4"), open_source("scenes:4-8")
+    with pytest.raises(UserError, match="at least one number of neighbors"):
+        knn.evaluate(model, train, test, ks=ks)
+
+
 def test_the_command_line_saves_what_it_prints(
     model: Model, train: Path, test: Path, tmp_path: Path, repository: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

@@ -36,6 +36,15 @@ def test_golden(k: int, chunk: int) -> None:
     assert accuracy.top5 == pytest.approx(float(golden[f"top5_k{k}"]), abs=1e-4)
 
 
+def test_a_small_temperature_does_not_overflow() -> None:
+    train = normalized(40, 8, "train")
+    labels = np.arange(40)
+    sharp = knn_vote(train, labels, train, [5], temperature=0.01)[5]
+    np.testing.assert_array_equal(sharp[:, 0], labels)  # as infinities, all votes would be equal
+    usual = knn_vote(train, labels, train, [5], temperature=0.07)[5]
+    np.testing.assert_array_equal(sharp[:, :2], usual[:, :2])
+
+
 def test_several_k_at_once_are_each_alone() -> None:
     train, test = normalized(60, 8, "train"), normalized(9, 8, "test")
     labels = np.arange(60) % 4
