@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from explore import components, loading, making, options, server, state
+from explore import components, layout, loading, making, options, panels, server, state
 from explore.opened import by_key, open_gallery
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 from streamlit.testing.v1 import AppTest
 
 from dino_core.errors import UserError
+from dino_core.gallery.images import read_table, write_table
+from dino_core.gallery.listing import gallery_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,13 +127,19 @@ def test_a_build_is_started_where_the_folder_says(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         making.start(tmp_path, "starter", "nowhere")
     assert not started
-    (tmp_path / "My photos").mkdir()
-    making.start(tmp_path, "runs/a@20", "My photos")
+    for folder in ("My photos", "elsewhere/My photos"):
+        (tmp_path / folder).mkdir(parents=True)
+        making.start(tmp_path, "runs/a@20", folder)
     making.start(tmp_path, "starter", "scenes:20")
     assert [(args[1], args[2].name) for args in started] == [
-        (str(tmp_path / "My photos"), "My-photos-a-20"),
-        ("scenes:20", "scenes-20"),
+        (data, gallery_name(model, data))
+        for model, data in (
+            ("runs/a@20", str(tmp_path / "My photos")),
+            ("runs/a@20", str(tmp_path / "elsewhere" / "My photos")),
+            ("starter", "scenes:20"),
+        )
     ]
+    assert len({args[2] for args in started}) == 3
 
 
 def test_a_finished_build_opens_by_itself_and_a_failed_one_says_why(
@@ -169,6 +179,30 @@ def test_routes_serve_open_galleries_alone(tmp_path, make_gallery):
     ):  # fmt: skip
         assert answer.status_code == 404
     assert b'"label":"' in server.info(opened, 3).body
+
+
+def test_any_column_name_survives_its_address(tmp_path, make_gallery, monkeypatch):
+    folder, name = make_gallery(tmp_path / "a", "scenes:24"), "a/b?50%"
+    write_table(folder, read_table(folder).assign(**{name: ["x", "y"] * 12}))
+    opened = open_gallery(folder)
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(components, "scatter", lambda **values: drawn.update(values))
+    layout._map(opened, name, "pca", panels.Shown())
+    browser = TestClient(Starlette(routes=server.ROUTES))
+    answer = browser.get("/" + drawn["data"]["codes"])
+    assert answer.content == bytes(opened.coloring(name).codes) and len(answer.content) == 24
+
+
+def test_a_gray_tile_is_not_kept_by_the_browser(tmp_path, make_gallery, monkeypatch):
+    opened = open_gallery(make_gallery(tmp_path / "a", "scenes:24"))
+    assert "immutable" in server.image(opened, 3).headers["cache-control"]
+
+    def gone(row):
+        raise UserError("it is gone")
+
+    monkeypatch.setattr(opened.gallery, "image", gone)
+    tile = server.image(opened, 4)
+    assert (tile.status_code, tile.headers["cache-control"]) == (200, "no-store")
 
 
 def test_a_rebuilt_gallery_has_another_key(tmp_path, make_gallery):
