@@ -24,7 +24,7 @@ from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo, build_co
 from dino_core.gallery.maps import PLACING_NEIGHBORS, place
 from dino_core.gallery.neighbors import nearest
 from dino_core.gallery.partial import FEATURES
-from dino_core.gallery.thumbnails import cached, placeholder_jpeg, thumbnail_jpeg
+from dino_core.gallery.thumbnails import PLACEHOLDER, cached, placeholder_jpeg, thumbnail_jpeg
 
 if TYPE_CHECKING:
     from dino_core.gallery.features import Features
@@ -231,7 +231,10 @@ class Gallery:
             ) from None
 
     def thumbnail(self, row: int, side: int = 160) -> Path:
-        """A small JPEG of a row's image, at most `side` pixels long; a gray tile if it is gone."""
+        """A small JPEG of a row's image, at most `side` pixels long.
+
+        A gray tile when the image is gone (`thumbnails.is_placeholder`): for a browser not to keep.
+        """
         content = str(self.images.at[int(row), "content_hash"])
         folder = self.path / "thumbs" / str(side)
         try:
@@ -240,7 +243,7 @@ class Gallery:
                 lambda: thumbnail_jpeg(self.image(row), side),
             )
         except UserError:
-            return cached(folder / "missing" / "missing.jpg", lambda: placeholder_jpeg(side))
+            return cached(folder / "missing" / PLACEHOLDER, lambda: placeholder_jpeg(side))
 
     def images_missing(self) -> str:
         """A sentence when the images are not where they were at building, "" when they are."""

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 QUALITY = 85
 PLACEHOLDER_BACKGROUND = (226, 232, 240)  # slate, readable on light and on dark pages
 PLACEHOLDER_LINE = (148, 163, 184)
+PLACEHOLDER = "missing.jpg"  # no thumbnail's name: those are hexadecimal
 
 
 def thumbnail_jpeg(image: np.ndarray, side: int) -> bytes:
@@ -33,6 +34,11 @@ def placeholder_jpeg(side: int) -> bytes:
     draw.line((near, near, far, far), PLACEHOLDER_LINE, width)
     draw.line((near, far, far, near), PLACEHOLDER_LINE, width)
     return _jpeg(picture)
+
+
+def is_placeholder(path: Path) -> bool:
+    """Whether what `Gallery.thumbnail` returned stands in for an image that may come back."""
+    return path.name == PLACEHOLDER
 
 
 def cached(path: Path, make: Callable[[], bytes]) -> Path:

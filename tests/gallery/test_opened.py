@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.gallery import Features, Gallery, build, embed
+from dino_core.gallery.thumbnails import is_placeholder
 from dino_core.models import Model
 
 PCA = ("pca",)
@@ -138,6 +140,23 @@ def test_the_user_s_columns_come_along(model: Model, photos: Path, tmp_path: Pat
     assert gallery.search("dogs/2.png").labels.count(None) == 1
 
 
+def test_any_table_of_the_user_s_can_be_stored(
+    model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mixed types become text, what is missing stays so, and no two columns share a name."""
+    source = open_source(photos)
+    source.metadata = pd.DataFrame(
+        [[1, "x", "a", 3, 0.5]] * (len(source) - 2) + [["two", None, "b", 4, 0.5]] * 2,
+        columns=["mixed", "size", "their_size", "mixed", "share"],
+    ).astype({"mixed": object})
+    source.metadata.iloc[0, 0] = None
+    images = build(model, source, tmp_path / "g", maps=PCA).images
+    theirs = images[["mixed", "their_size", "their_size_2", "mixed_2", "share"]]
+    assert list(images.columns[-5:]) == list(theirs.columns)
+    assert set(images["mixed"].dropna()) == {"1", "two"} and images["mixed"].isna().sum() == 1
+    assert images["mixed_2"].tolist()[-1] == 4 and images["share"].tolist() == [0.5] * 6
+
+
 def test_thumbnails_are_small_jpegs_made_once(gallery: Gallery) -> None:
     path = gallery.thumbnail(0, side=50)
     with Image.open(path) as picture:
@@ -161,6 +180,7 @@ def test_images_that_were_moved_leave_the_rest_working(gallery: Gallery, photos:
     with Image.open(tile) as picture:
         assert picture.size == (64, 64)
     shutil.move(photos.parent / "elsewhere", photos)
+    assert is_placeholder(tile) and not is_placeholder(opened.thumbnail(0, side=64))
     assert opened.thumbnail(0, side=64) != tile  # the gray tile was not kept as the image's own
     assert len(opened.search("cats/1.png")) == 5
 
