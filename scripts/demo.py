@@ -10,7 +10,6 @@ command goes on where it was.
 """
 
 import os
-import re
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dino_core import rng
 from dino_core.errors import command
+from dino_core.gallery.listing import gallery_name
 from dino_core.launcher import AlreadyRunning, Launcher, Server, ending_interrupts
 from dino_core.serving import choose_port
 
@@ -50,15 +49,6 @@ class Demo:
     """Port of the explorer; likewise."""
     open: bool = True
     """Open the pages in a browser, where there is a display."""
-
-
-def gallery_name(model: str, data: str) -> str:
-    """A readable name for this model and this data, e.g. `pets-starter-1f0c3a`."""
-    model_name = Path(model).stem if Path(model).is_file() else model
-    words = re.sub(r"\W+", "-", f"{Path(data).stem}-{model_name}".lower()).strip("-")[:60]
-    places = [str(Path(spec).resolve()) for spec in (model, data) if Path(spec).exists()]
-    # Folders of one name in two places are two galleries; the starter and `scenes` are everywhere.
-    return f"{words}-{rng.digest(*places):032x}"[: len(words) + 7] if places else words
 
 
 def make_gallery(args: Demo, root: Path) -> "Gallery":

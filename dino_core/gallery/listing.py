@@ -1,8 +1,10 @@
 """Which galleries there are under a root, without torch, FAISS or pandas."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dino_core import rng
 from dino_core.errors import UserError
 from dino_core.gallery.jobs import build_status
 from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, GalleryInfo
@@ -29,6 +31,18 @@ def list_galleries(root: str | Path) -> list[GalleryEntry]:
         return []
     found = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     return [entry(path) for path in found if is_gallery(path)]
+
+
+def gallery_name(model: str, data: str) -> str:
+    """A readable name for this model and this data, e.g. `pets-starter-1f0c3a`.
+
+    The same pair has the same name, so what is half made is found again.
+    """
+    model_name = Path(model).stem if Path(model).is_file() else model
+    words = re.sub(r"\W+", "-", f"{Path(data).stem}-{model_name}".lower()).strip("-")[:60]
+    places = [str(Path(spec).resolve()) for spec in (model, data) if Path(spec).exists()]
+    # Folders of one name in two places are two galleries; the starter and `scenes` are everywhere.
+    return f"{words}-{rng.digest(*places):032x}"[: len(words) + 7] if places else words
 
 
 def is_gallery(path: Path) -> bool:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dino_core.gallery.listing import list_galleries
+from dino_core.gallery.listing import gallery_name, list_galleries
 from dino_core.gallery.manifest import GalleryInfo
 
 
@@ -34,6 +34,16 @@ def test_each_state(tmp_path: Path) -> None:
     ]
     assert found[2].info == info("starter") and found[0].info is None
     assert "cannot be read" in found[0].message
+
+
+def test_folders_of_one_name_are_two_galleries(tmp_path: Path) -> None:
+    folders = [tmp_path / place / "My photos" for place in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    first, second = (gallery_name("starter", str(folder)) for folder in folders)
+    assert first != second and first == gallery_name("starter", str(folders[0]))
+    assert {name[:-6] for name in (first, second)} == {"my-photos-starter-"}
+    assert gallery_name("runs/a@20", "scenes:20") == "scenes-20-runs-a-20"
 
 
 def test_no_folder(tmp_path: Path) -> None:
