@@ -6,7 +6,9 @@ The page answers at once; PyTorch is loaded behind it. Everything is drawn in th
 assets/overlay.js; state and computing live in `dino_core.catalog`.
 """
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="dino-lens-"))
+if "GRADIO_TEMP_DIR" not in os.environ:  # uploads go there: ours alone, and gone at the end
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="dino-lens-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import base64
 
@@ -27,11 +31,13 @@ from fastapi.routing import APIRoute
 
 from dino_core import catalog
 from dino_core.errors import UserError, command
+from dino_core.gallery.thumbnails import is_placeholder
 from dino_core.serving import addresses, choose_port, is_inside, may_change
 
 ASSETS = Path(__file__).parent / "assets"
 EXAMPLE_SIDE = 176  # pixels, twice what a tile shows
 NEIGHBORS = 20
+UPLOAD_SECONDS = 86_400  # so long an uploaded file is kept while the page runs
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,12 @@ class LensPage:
     # -- layout -----------------------------------------------------------------------------
 
     def blocks(self) -> gr.Blocks:
-        with gr.Blocks(title="DINO Lens", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Blocks(
+            title="DINO Lens",
+            analytics_enabled=False,
+            fill_width=True,
+            delete_cache=(600, UPLOAD_SECONDS),
+        ) as blocks:
             self.shown = gr.State(None)
             with gr.Row(elem_id="lens-bar"):
                 mounted("brand", elem_id="lens-brand", value=(ASSETS / "mark.svg").read_text())
@@ -230,14 +241,13 @@ class LensPage:
         return {"examples": tiles, "limit": catalog.MAX_UPLOAD}
 
     def thumbnail(self, key: str, row: int) -> Any:
-        """A neighbor's thumbnail, as a file from the gallery's own cache."""
+        """A neighbor's thumbnail from the gallery's cache; a gray tile while its image is gone."""
         try:
             path = self.bench.thumbnail(key, row)
         except UserError as error:
             return PlainTextResponse(f"{error}", status_code=404)
-        return FileResponse(
-            path, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"}
-        )
+        keep = "no-store" if is_placeholder(path) else "private, max-age=600"
+        return FileResponse(path, media_type="image/jpeg", headers={"Cache-Control": keep})
 
 
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"

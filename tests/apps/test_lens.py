@@ -22,6 +22,7 @@ from PIL import Image
 from dino_core.catalog import entries
 from dino_core.data import open_source
 from dino_core.gallery import build
+from dino_core.gallery.thumbnails import PLACEHOLDER
 from dino_core.lenses import Attention, LensPayload, mass_mask
 from dino_core.models import ModelInfo, create_backbone, load_model, save_weights
 from dino_core.serving import choose_port
@@ -325,6 +326,26 @@ def test_without_a_model_the_page_says_so(
 def test_without_a_gallery_the_page_gives_the_command(lens_page: Any) -> None:
     *_, (_, _, near, _) = lens_page.first("small.safetensors", None, visitor())
     assert near["command"].startswith("python scripts/embed.py")
+
+
+def test_a_gray_tile_is_not_kept_by_the_browser(lens_page: Any, monkeypatch: Any) -> None:
+    for name, keep in (("0f.jpg", "private, max-age=600"), (PLACEHOLDER, "no-store")):
+        monkeypatch.setattr(lens_page.bench, "thumbnail", lambda key, row, name=name: Path(name))
+        assert lens_page.thumbnail("few", 0).headers["cache-control"] == keep
+
+
+def test_its_folder_of_uploads_is_gone_at_the_end_and_another_s_stays(tmp_path: Path) -> None:
+    code = "import os, runpy; runpy.run_path('apps/lens.py'); print(os.environ['GRADIO_TEMP_DIR'])"
+    environment = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
+    environment["TMPDIR"] = str(tmp_path)
+    for given in ({}, {"GRADIO_TEMP_DIR": str(tmp_path / "kept")}):
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        told = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment | given,
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        assert Path(told).parent == tmp_path and Path(told).is_dir() == bool(given)
+    assert [path.name for path in tmp_path.glob("dino-lens-*")] == []
 
 
 # -- the drawing --------------------------------------------------------------------------------
