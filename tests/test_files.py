@@ -1,6 +1,7 @@
 """Whole-or-nothing writes: a reader sees the old thing or the new one, never half of one."""
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -91,16 +92,22 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
         write_json(tmp_path / "file" / "a.json", 1)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_full_disk_is_a_sentence(tmp_path):
-    sentence = r"w\.bin: cannot be written \(No space left on device\)"
-    with (
-        pytest.raises(UserError, match=sentence),
-        whole_file(tmp_path / "w.bin"),
-        open("/dev/full", "wb", buffering=0) as full,
-    ):
-        full.write(b"x")
-    assert left_in(tmp_path) == []
+@pytest.fixture
+def little_room():
+    """Files end at 4 KB: to a writer like a disk that is full, with another word for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_refused_write_is_a_sentence_and_leaves_the_old_file(tmp_path, little_room):
+    path = tmp_path / "recipe.json"
+    write_json(path, "old")
+    with pytest.raises(UserError, match=r"recipe\.json: cannot be written \(File too large\)"):
+        write_json(path, "new" * 5000)
+    assert read_json(path) == "old"
+    assert left_in(tmp_path) == ["recipe.json"]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
