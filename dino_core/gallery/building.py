@@ -65,7 +65,6 @@ def build(
     be written.
     """
     out = Path(out)
-    _refuse_foreign(out)
     with reported(out, progress) as say:
         return build_here(
             model, source, out, say, kind=kind, batch_size=batch_size, workers=workers,
@@ -149,15 +148,6 @@ def _is_made_of(out: Path, info: GalleryInfo, redo: bool) -> bool:
     else:
         what = f"was made before the images of {info.data} changed"
     raise UserError(f"{out}: {what}; give another --out, or --redo to build it again")
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Never mix a gallery into a folder of something else."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; a gallery is a folder, give another --out")
-    ours = (MANIFEST, BUILDING, "status.json", "user", "thumbs")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
-        raise UserError(f"{out}: is a folder with other files in it; give another --out")
 
 
 def _clear(out: Path) -> None:

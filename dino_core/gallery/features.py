@@ -8,7 +8,7 @@ Shapes: B images a batch, M images, N tokens, D dimensions.
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ class Features:
 class SourceFeatures(Features):
     """Features of a source's readable images."""
 
-    rows: np.ndarray = None  # type: ignore[assignment]  # int64 [M], their positions in the source
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # in the source
     bad: tuple[tuple[str, str], ...] = ()  # (id, reason) of images that could not be read
 
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import dino_core
 from dino_core.errors import UserError
 from dino_core.files import write_json
-from dino_core.gallery.manifest import MANIFEST, STATUS
+from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS
 from dino_core.gallery.progress import Progress
 from dino_core.runs import is_alive, this_process
 
@@ -35,9 +35,10 @@ def start_build(
 
     Relative model and data spellings are resolved from `root`. What the process says goes to
     `build.log` in the folder; `build_status(out)` tells how it stands. Raises `UserError` when a
-    build is running there already.
+    build is running there already, or the folder holds something else.
     """
     out = Path(root, out).resolve()
+    _refuse_foreign(out)
     status = build_status(out)
     if status["state"] == "running":
         raise UserError(f"{out}: is being built already (process {status['process'].get('pid')})")
@@ -94,8 +95,10 @@ def build_status(path: str | Path) -> dict[str, Any]:
 def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
     """Run a build's body, with its state kept in `status.json`; yields the progress to call.
 
-    Only one process builds in a folder at a time: a second raises `UserError` at once.
+    Only one process builds in a folder at a time: a second raises `UserError` at once, as does a
+    folder that holds something else.
     """
+    _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
     with _only_builder(path):
         reporter = _Reporter(path, progress)
@@ -137,6 +140,17 @@ class _Reporter:
         value |= {"time": time.time(), "process": this_process()}
         with contextlib.suppress(UserError):  # a full disk is reported by what needs the space
             write_json(self.path / STATUS, value)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Never mix a gallery into a folder of something else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; a gallery is a folder, choose another name for it")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if there and not there & {MANIFEST, BUILDING, STATUS, LOCK, LOG, "user", "thumbs"}:
+        raise UserError(
+            f"{out}: is a folder with other files in it; choose another for the gallery"
+        )
 
 
 @contextlib.contextmanager

@@ -78,6 +78,14 @@ def kill(out: Path) -> bool:
     return True
 
 
+def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match="other files in it"):
+        start_build("starter", "scenes:8", "photos", root=tmp_path)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
+
+
 def test_nothing_begun(tmp_path: Path) -> None:
     assert build_status(tmp_path)["state"] == "none"
     assert not stop_build(tmp_path)
