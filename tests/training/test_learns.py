@@ -1,4 +1,8 @@
-"""It learns: after a minute on generated images, neighbors share a class more often than before."""
+"""It learns: after a minute on generated images, neighbors share a class more often than before.
+
+Measured when written: 30.8 % against 26.0 % untrained (a guess gets 8.3 %); the standard error of
+either is 1.3 points.
+"""
 
 import dataclasses
 import math
@@ -61,10 +65,10 @@ def small_scenes(first: int, last: int, folder: Path) -> Source:
 
 
 def train_and_score(recipe: Recipe, images: int, folder: Path) -> tuple[Run, KnnResult]:
-    """Train on the first `images` scenes; k-NN of the next 600 among them."""
+    """Train on the first `images` scenes; k-NN of the next 1,200 among them."""
     seen = small_scenes(0, images, folder / "seen")
     run = train(recipe, seen, Run(folder / "run"))
-    held_out = small_scenes(images, images + 600, folder / "held_out")
+    held_out = small_scenes(images, images + 1200, folder / "held_out")
     result = evaluate(load_model(str(run.path), device="cpu"), seen, held_out, ks=(10,))
     return run, result
 
@@ -76,7 +80,7 @@ def losses(run: Run) -> np.ndarray:
 def test_a_minute_of_training_beats_the_random_start(tmp_path):
     run, result = train_and_score(MINUTE, 1200, tmp_path)
     assert result.random_init is not None
-    assert result.top1 > result.random_init.top1 + 2, result.table()
+    assert result.top1 > result.random_init.top1 + 3, result.table()
     assert np.all(np.abs(losses(run)[-5:] - math.log(PROTOTYPES)) > 0.3)
 
 
@@ -85,5 +89,5 @@ def test_longer_training_widens_the_gap(tmp_path):
     recipe = dataclasses.replace(MINUTE, steps=1500)
     run, result = train_and_score(recipe, 3000, tmp_path)
     assert result.random_init is not None
-    assert result.top1 > result.random_init.top1 + 6, result.table()
+    assert result.top1 > result.random_init.top1 + 4, result.table()
     assert np.all(np.abs(losses(run)[-5:] - math.log(PROTOTYPES)) > 0.3)
