@@ -7,8 +7,10 @@ assets/overlay.js; state and computing live in `dino_core.catalog`.
 """
 
 import atexit
+import itertools
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"  # else newer Gradio keeps every look in the browser
 if "GRADIO_TEMP_DIR" not in os.environ:  # uploads go there: ours alone, and gone at the end
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="dino-lens-")
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = OWN_UPLOADS = tempfile.mkdtemp(prefix="dino-lens-")
+    atexit.register(shutil.rmtree, OWN_UPLOADS, ignore_errors=True)
+else:
+    OWN_UPLOADS = ""
 
 import base64
 
@@ -30,7 +35,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 
 from dino_core import catalog
-from dino_core.errors import UserError, command
+from dino_core.errors import INTERRUPTED, UserError, command
 from dino_core.gallery.thumbnails import is_placeholder
 from dino_core.serving import addresses, choose_port, is_inside, may_change
 
@@ -210,13 +215,14 @@ class LensPage:
             "gallery": near.gallery,
             "count": near.count,
             "generated": near.generated,
+            "command": command,
             "neighbors": [vars(neighbor) for neighbor in near.neighbors],
             "vote": near.vote,
         }
 
     # -- values -----------------------------------------------------------------------------
 
-    def _told(self) -> dict[str, str]:
+    def _told(self) -> dict[str, Any]:
         status = self.bench.status()
         return told(status.state, status.sentence)
 
@@ -251,6 +257,7 @@ class LensPage:
 
 
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
+_numbers = itertools.count()
 BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
 
 
@@ -270,8 +277,9 @@ def mounted(part: str, value: Any = None, elem_id: str = "") -> gr.HTML:
     )
 
 
-def told(state: str, sentence: str) -> dict[str, str]:
-    return {"state": state, "sentence": sentence}
+def told(state: str, sentence: str) -> dict[str, Any]:
+    """A line for the status; numbered, as the browser is only told of values that differ."""
+    return {"state": state, "sentence": sentence, "number": next(_numbers)}
 
 
 def unchanged(error: UserError) -> tuple[Any, ...]:
@@ -308,8 +316,18 @@ def style() -> str:
     )
 
 
+def end(number: int, _: Any) -> None:
+    """End at once, uploads removed. Gradio would wait ten seconds for its threads; none of them
+    has anything to save."""
+    if OWN_UPLOADS:
+        shutil.rmtree(OWN_UPLOADS, ignore_errors=True)
+    os._exit(INTERRUPTED if number == signal.SIGINT else 0)
+
+
 def serve(options: Options) -> None:
     """Start the page and block until it is ended."""
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, end)
     page = LensPage(options)
     port = choose_port(options.port, options.host)
     if port.sentence:
@@ -324,7 +342,6 @@ def serve(options: Options) -> None:
         ssr_mode=False,
         strict_cors=True,
         enable_monitoring=False,
-        run_history=False,
         footer_links=[],
         max_file_size=catalog.MAX_UPLOAD,
         state_session_capacity=200,

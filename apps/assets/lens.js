@@ -153,6 +153,12 @@ function nothing({sentence, command}) {
   return [title, node("p", {class: "near-note"}, sentence), ...more];
 }
 
+/** Beside generated images: how to have one's own. */
+function ownFolder(command) {
+  return [node("p", {class: "near-note near-own"}, "These images are generated. To search your own folder:"),
+    node("code", {}, command)];
+}
+
 function hits(near, trigger) {
   const images = near.generated ? "generated images" : "images";
   const about = `in ${near.gallery} · ${near.count.toLocaleString("en")} ${images}`;
@@ -176,6 +182,7 @@ function hits(near, trigger) {
   return [
     node("header", {}, node("h2", {id: "near-title"}, "Nearest neighbors"), node("p", {}, about)),
     node("div", {class: "near-layout"}, ...vote, node("ul", {class: "hits"}, ...cards)),
+    ...(near.generated ? ownFolder(near.command) : []),
   ];
 }
 

@@ -130,7 +130,7 @@ class Workbench:
             return
         try:
             if self.named_model:
-                self._status = Status("loading", f"Loading {self.named_model} …")
+                self._status = Status("loading", f"Loading {model_title(self.named_model)} …")
                 with self._compute:
                     self._started.set()
                     self._model(self.named_model)
