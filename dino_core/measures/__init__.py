@@ -3,4 +3,4 @@
 from dino_core.measures.knn import Accuracy, knn_accuracy, knn_vote, ranking_accuracy
 from dino_core.measures.rankme import rankme
 
-__all__ = ["Accuracy", "knn_accuracy", "knn_vote", "rankme", "ranking_accuracy"]
+__all__ = ["Accuracy", "knn_accuracy", "knn_vote", "ranking_accuracy", "rankme"]
