@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_core.augment import MultiCrop, PhotometricBatch, crop_views, photometric, plan_views
-from dino_core.data import Quarantined, Source, epoch_order, safe_image
+from dino_core.data import Quarantined, Source, batch_indices, epoch_order, safe_image
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo
 from dino_core.training.recipe import Recipe
@@ -107,10 +107,9 @@ class StepSampler(Sampler[list[Key]]):
             epoch, step_in_epoch = divmod(step, steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = epoch_order(self.images, self.recipe.seed, epoch), epoch
-            first = step_in_epoch * self.recipe.global_batch
             for micro in range(self.recipe.accumulate):
-                begin = first + micro * self.recipe.batch_size
-                chosen = order[begin : begin + self.recipe.batch_size]
+                batch = step_in_epoch * self.recipe.accumulate + micro
+                chosen = batch_indices(order, batch, self.recipe.batch_size)
                 yield [(epoch, int(index)) for index in chosen]
 
 
