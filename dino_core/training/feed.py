@@ -6,7 +6,7 @@ blur and normalization happen in one batch on the device.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,11 +132,15 @@ def collate(results: list[Sample | UserError]) -> Batch | UserError:
     )
 
 
-def create_loader(
+def feed(
     source: Source, recipe: Recipe, start: int, stop: int, workers: int, pin: bool
-) -> DataLoader[Batch | UserError]:
-    """Batches for steps `start` .. `stop - 1`, `accumulate` for each step."""
-    return DataLoader(
+) -> Generator[Batch | UserError]:
+    """Batches for steps `start` .. `stop - 1`, `accumulate` for each step.
+
+    Close it (`contextlib.closing`) when leaving early: its workers end with it, and a worker that
+    is left behind holds every pipe and file that the process had open when it was forked.
+    """
+    yield from DataLoader(
         ViewDataset(source, recipe.crops, recipe.seed),  # type: ignore[arg-type]
         batch_sampler=StepSampler(len(source), recipe, start, stop),
         collate_fn=collate,
@@ -144,6 +148,8 @@ def create_loader(
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
         worker_init_fn=_settle_worker,
+        # Its own: by default the loader draws a seed from the generator that drop path draws from.
+        generator=torch.Generator(),
     )
 
 

@@ -11,8 +11,8 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -28,7 +28,7 @@ from dino_core.models import ModelInfo, device_of, load_model, load_strictly
 from dino_core.rng import torch_seed
 from dino_core.runs import Checkpoint, Run
 from dino_core.training.checkpoint import load_checkpoint, save_checkpoint
-from dino_core.training.feed import Batch, create_loader
+from dino_core.training.feed import Batch, feed
 from dino_core.training.meter import Meter
 from dino_core.training.network import create_student, create_teacher
 from dino_core.training.optim import create_optimizer
@@ -142,9 +142,8 @@ class _Loop:
         recipe, state = self.recipe, self.state
         steps_per_epoch = recipe.steps_per_epoch(len(self.source))
         schedules = Schedules(recipe, steps_per_epoch)
-        batches = iter(self._loader())
         meter = Meter(self.run, recipe, state.step, self.steps, steps_per_epoch)
-        with meter.bar:
+        with meter.bar, closing(self._batches()) as batches:
             for step in range(state.step, self.steps):
                 settings = schedules.settings(step)
                 micro_batches = self._views(islice(batches, recipe.accumulate))
@@ -164,8 +163,8 @@ class _Loop:
             self.quarantine.add(batch.quarantined)
             yield batch.views(self.info, self.device)
 
-    def _loader(self) -> torch.utils.data.DataLoader[Batch | UserError]:
-        return create_loader(
+    def _batches(self) -> Generator[Batch | UserError]:
+        return feed(
             self.source,
             self.recipe,
             self.state.step,

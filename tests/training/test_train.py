@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -235,6 +236,7 @@ def test_a_folder_of_broken_images_ends_in_one_sentence(tmp_path, workers):
     with pytest.raises(UserError, match="can be read") as caught:
         train(recipe, open_source(tmp_path), Run(tmp_path / "run"))
     assert "Traceback" not in str(caught.value)
+    assert multiprocessing.active_children() == []
 
 
 def test_some_broken_images_are_replaced_and_reported(source, tmp_path):
