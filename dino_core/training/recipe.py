@@ -12,7 +12,7 @@ from typing import Any, Literal
 from dino_core import distributed
 from dino_core.augment import MultiCrop
 from dino_core.errors import UserError
-from dino_core.models import ModelInfo
+from dino_core.models import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
 from dino_core.training.optim import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -30,12 +30,20 @@ class BackboneConfig:
     """Native size in pixels: the grid of the position embedding."""
     drop_path: float = 0.1
     """Stochastic depth of the student, growing linearly to this rate at the last block."""
+    channels: int = 3
+    """Channels of an image; other than 3 for multi-spectral or microscopy data."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Per channel, of values in [0, 1]; for other than 3 channels give one number for each."""
+    std: tuple[float, ...] = IMAGENET_STD
 
     def info(self) -> ModelInfo:
         return ModelInfo(
             architecture=self.architecture,
             patch_size=self.patch_size,
             image_size=self.image_size,
+            channels=self.channels,
+            mean=self.mean,
+            std=self.std,
             pos_embed="dino",
         )
 
@@ -86,6 +94,30 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class QualityConfig:
+    """How a run looks at what it has learned so far, on images that it does not train on."""
+
+    checks: int = 10
+    """Checks in all, evenly spaced, the last at the end; 0 makes none."""
+    hold_out: float = 0.05
+    """Share of the images that is held out of training for the checks, 2,000 at most."""
+    k: int = 20
+    """Neighbors that vote, where there are labels."""
+    probes: int = 4
+    """Held-out images whose attention is kept at every check."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What a run does when something goes wrong."""
+
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """Go on with a warning, or save and stop, when the features collapse."""
+    bad_steps: int = 3
+    """Steps in a row without finite loss and gradients before going back to a checkpoint."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a run learns. Defaults: the paper's vanilla ViT-S/16."""
 
@@ -94,14 +126,16 @@ class Recipe:
     head: HeadConfig = field(default_factory=HeadConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    guards: GuardConfig = field(default_factory=GuardConfig)
 
     epochs: int = 100
     steps: int | None = None
     """Optimizer steps in all; given, it takes the place of `epochs`."""
-    batch_size: int = 64
-    """Images per forward pass."""
-    accumulate: int = 1
-    """Forward passes per optimizer step; center and teacher still move once a step."""
+    batch_size: int = 512
+    """Images per optimizer step, over all processes: the same whatever their number."""
+    micro_batch: int | None = None
+    """Images per forward pass of one process; fewer than its share are accumulated."""
     precision: Precision = "bf16"
     """Of the matrix products, up to the logits; loss, softmax and normalization are fp32."""
     seed: int = 0
@@ -115,15 +149,14 @@ class Recipe:
     """A model to start the backbone from (any model spelling) instead of fresh weights."""
     save_every: int = 500
     """Optimizer steps between checkpoints."""
+    save_minutes: float = 0
+    """Minutes after which a checkpoint is due although `save_every` is not; 0 for steps alone."""
     keep: int = 5
-    """Newest checkpoints that are kept; 0 keeps all."""
+    """Newest checkpoints that are kept, the best by k-NN besides; 0 keeps all."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step are kept for good; 0 for none."""
     log_every: int = 10
     """Optimizer steps between lines of `metrics.jsonl`."""
-
-    @property
-    def global_batch(self) -> int:
-        """Images per optimizer step."""
-        return self.batch_size * self.accumulate
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -137,6 +170,8 @@ class Recipe:
             "head": HeadConfig,
             "optim": OptimConfig,
             "teacher": TeacherConfig,
+            "quality": QualityConfig,
+            "guards": GuardConfig,
         }
         try:
             nested = {name: kind(**_tuples(value[name])) for name, kind in parts.items()}
@@ -158,19 +193,19 @@ class Recipe:
 
     def steps_per_epoch(self, images: int) -> int:
         """Whole global batches in one pass over the data; the rest waits for the next shuffle."""
-        return images // self.global_batch
+        return images // self.batch_size
 
     def _check(self, images: int) -> None:
         if images == 0:
             raise UserError("there are no images to train on")
-        counts = ("batch_size", "accumulate", "save_every", "log_every")
+        counts = ("batch_size", "save_every", "log_every")
         for name in counts:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
-        if self.global_batch > images:
+        if self.batch_size > images:
             raise UserError(
-                f"the batch of {self.global_batch} is larger than the data ({images} images): "
-                f"use --batch-size {max(1, images // self.accumulate)} or less"
+                f"the batch of {self.batch_size} is larger than the data ({images} images): "
+                f"use --batch-size {images} or less"
             )
         self._check_sizes()
         self._check_length(self.steps_per_epoch(images))
