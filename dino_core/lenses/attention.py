@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dino_core.errors import UserError
-from dino_core.models.attention import cls_rows
+from dino_core.models.attention import attention_modules, cls_rows
 
 if TYPE_CHECKING:
     from dino_core.models import Model
@@ -115,8 +115,10 @@ def plan(model: "Model", height: int, width: int, *, size: int | None = None) ->
 
     The short side is `size` pixels, rounded like the long side to the nearest multiple of the patch
     size. Default: 28 patches, or the model's own training size where that is larger; long images
-    get less, so that the grid stays below 4,096 patches. Raises `UserError` above 16,384.
+    get less, so that the grid stays below 4,096 patches. Raises `UserError` above 16,384, and for
+    a network without class token or attention.
     """
+    attention_modules(model.backbone.vit)  # a network without attention is told so first
     patch = model.backbone.patch_size
     wanted = size if size is not None else max(DEFAULT_PATCHES * patch, model.info.image_size)
     if wanted < patch:

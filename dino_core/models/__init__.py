@@ -1,6 +1,7 @@
 """Backbones, the projection head, and every weight layout that DINO was published in."""
 
-from dino_core.models.backbone import Backbone, create_backbone
+from dino_core.models.backbone import Backbone
+from dino_core.models.create import create_backbone, has_patches
 from dino_core.models.device import device_of
 from dino_core.models.head import ProjectionHead
 from dino_core.models.info import ModelInfo
@@ -21,6 +22,7 @@ __all__ = [
     "Weights",
     "create_backbone",
     "device_of",
+    "has_patches",
     "load_model",
     "load_strictly",
     "read_weights",

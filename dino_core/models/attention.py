@@ -6,7 +6,8 @@ they are read at the output of `attn.qkv` while the model runs, one row is compu
 is let go. Nothing in the model is changed, fused attention stays on.
 
 Covered: plain ViTs (DINO v1, DINOv2 with and without registers), Eva blocks with rotary embeddings
-(DINOv3, EUPE), query/key norms, separate q/k projections, grouped keys.
+(DINOv3, EUPE), query/key norms, separate q/k projections, grouped keys, and the class-attention
+layers of XCiT (its other blocks attend between channels, which is no map of the image).
 
     rows = cls_rows(backbone, images)               # [L, B, heads, prefix + N]
     with recorded_rows(backbone.vit) as rows:       # or: beside what a forward is run for
@@ -23,6 +24,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
+from timm.models.cait import ClassAttn
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from dino_core.errors import UserError
@@ -61,21 +65,26 @@ def recorded_rows(vit: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def attention_modules(vit: nn.Module) -> list[nn.Module]:
-    """The self-attention module of each block, first layer first.
+    """The attention module of each layer that the CLS token is in, first layer first.
 
-    Raises `UserError` where CLS rows cannot be had: no CLS token (average-pooled models), no blocks
-    (convolutional models), or blocks that do not keep queries and keys apart from the rest.
+    Raises `UserError` where CLS rows cannot be had: convolutional networks, models without a CLS
+    token (average-pooled), or blocks that do not keep queries and keys apart from the rest.
     """
     name = type(vit).__name__
+    if isinstance(vit, ResNet | ConvNeXt):
+        raise UserError(
+            f"{name}: a convolutional network has no class token and no attention to show; "
+            "look with a ViT or an XCiT"
+        )
     if getattr(vit, "cls_token", None) is None:
         raise UserError(f"{name}: this model has no CLS token, so it has no CLS attention to show")
-    blocks = getattr(vit, "blocks", None) or []
+    blocks = getattr(vit, "cls_attn_blocks", None) or getattr(vit, "blocks", None) or []
     modules = [getattr(block, "attn", None) for block in blocks]
     known = [module for module in modules if isinstance(module, nn.Module) and _has_qk(module)]
     if not modules or len(known) != len(modules):
         raise UserError(
             f"{name}: its blocks have no `attn.qkv` to read queries and keys from; "
-            "use a plain ViT or an Eva model (DINO, DINOv2, DINOv3)"
+            "use a plain ViT, an Eva model (DINO, DINOv2, DINOv3) or an XCiT"
         )
     return known
 
@@ -96,6 +105,8 @@ def _twin(module: Any) -> Any:
 
 def _has_qk(module: nn.Module) -> bool:
     """Whether `module` is one softmax over q k^T (differential attention is two)."""
+    if isinstance(module, ClassAttn):
+        return True
     fused = getattr(module, "qkv", None) is not None
     split = getattr(module, "q_proj", None) is not None
     return (fused or split) and hasattr(module, "q_norm") and not hasattr(module, "lambda_q1")
@@ -113,9 +124,9 @@ class _Tap:
     def hooks(self) -> Iterator[Any]:
         """Attach, yielding the handles: the call's arguments, the projections, then the row."""
         yield self.module.register_forward_pre_hook(self._enter, with_kwargs=True)
-        for name in ("qkv", "q_proj", "k_proj"):
+        for name in ("qkv", "q_proj", "k_proj", "q", "k"):
             projection = getattr(self.module, name, None)
-            if projection is not None:
+            if isinstance(projection, nn.Module):
                 yield projection.register_forward_hook(self._keep(name))
         yield self.module.register_forward_hook(self._leave)
 
@@ -147,7 +158,8 @@ class _Tap:
         q_BAD = q_BE.unflatten(-1, (attn.num_heads, -1))
         key_heads = getattr(attn, "num_kv_heads", attn.num_heads)
         k_BAND = k_BNE.unflatten(-1, (key_heads, -1)).transpose(1, 2)
-        q_BAD, k_BAND = attn.q_norm(q_BAD), attn.k_norm(k_BAND)
+        if not isinstance(attn, ClassAttn):
+            q_BAD, k_BAND = attn.q_norm(q_BAD), attn.k_norm(k_BAND)
         if seen["rope"] is not None:
             # Rotary embeddings turn patch tokens only; CLS, the query, is a prefix token.
             prefix = attn.num_prefix_tokens
@@ -161,6 +173,8 @@ class _Tap:
     def _projected(self, seen: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The CLS query [B, A*D] and the keys [B, N, A*D] before norms and rotation."""
         attn = self.module
+        if "q" in seen:  # class attention projects the CLS token only
+            return seen["q"], seen["k"]
         if "q_proj" in seen:
             return seen["q_proj"][:, 0], seen["k_proj"]
         if "qkv" in seen:

@@ -4,7 +4,7 @@
     runs/NAME  runs/NAME@1000        a run of yours: its teacher, newest checkpoint or step 1000
     runs/NAME:student                its student
     path/weights.safetensors  .pth   any published DINO layout (`:student`, `:teacher` to choose)
-    timm:vit_small_patch16_224.dino  any pretrained ViT of timm
+    timm:vit_small_patch16_224.dino  any pretrained ViT, XCiT, ResNet or ConvNeXt of timm
 
 Relative paths start at `root`, which is the current folder unless given.
 """
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dino_core.errors import UserError
 from dino_core.models import preprocess
-from dino_core.models.backbone import Backbone, create_backbone
+from dino_core.models.backbone import Backbone
+from dino_core.models.create import create_backbone
 from dino_core.models.device import device_of
 from dino_core.models.info import ModelInfo
 from dino_core.models.pretrained import read_timm
@@ -111,11 +112,17 @@ def _filled_backbone(weights: Weights, name: str) -> Backbone:
     """
     with torch.device("meta"):
         backbone = create_backbone(weights.info)
-    if any(True for _ in backbone.buffers()):  # rotary tables are computed, not in any file
-        backbone = _seeded_backbone(weights.info, seed=0)
-    state = {key: t.to("cpu", torch.float32, copy=True) for key, t in weights.backbone.items()}
+    if {name for name, _ in backbone.named_buffers()} - backbone.state_dict().keys():
+        backbone = _seeded_backbone(weights.info, seed=0)  # rotary tables are in no file
+    state = {key: _copied(tensor) for key, tensor in weights.backbone.items()}
     load_strictly(backbone.vit, state, name, assign=True)
     return backbone
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In fp32, but for the counters of batch norm."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.to("cpu", dtype, copy=True)
 
 
 def _seeded_backbone(info: ModelInfo, seed: int) -> Backbone:

@@ -15,32 +15,31 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
 from dino_core.errors import UserError
-from dino_core.models.backbone import check_architecture
+from dino_core.models.create import family_of
 from dino_core.models.info import ModelInfo, PosEmbedMode
-from dino_core.models.weights import Weights, read_safetensors
+from dino_core.models.published import xcit_patch_size
+from dino_core.models.weights import State, Weights, read_safetensors
 
 FILE_NAME = "model.safetensors"
 PATIENCE = 5.0  # seconds for the hub to answer at all
 
 
 def read_timm(name: str) -> Weights:
-    """Weights and description of a pretrained timm ViT; its classifier, if any, is left out.
+    """Weights and description of a pretrained timm model; its classifier, if any, is left out.
 
     Raises `UserError` for a name timm does not know, one without pretrained weights, a model that
-    is no ViT, or when the file is neither in the cache nor to be had.
+    can be no backbone, or when the file is neither in the cache nor to be had.
     """
     architecture = name.partition(".")[0]
-    check_architecture(architecture)
+    family_of(architecture)
     config = _pretrained_config(name)
     tensors, _ = read_safetensors(_weights_file(name, config.hf_hub_id))
     classifiers = config.classifier or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     prefixes = tuple(f"{classifier}." for classifier in classifiers)
     backbone = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefixes)}
-    patch = backbone.get("patch_embed.proj.weight")
-    if patch is None or patch.ndim != 4:
-        raise UserError(f"timm:{name}: its weights have no patch embedding, so it is no plain ViT")
-    return Weights(pretrained_info(architecture, config, patch.shape[-1]), backbone, None)
+    patch = _patch_size(architecture, backbone, f"timm:{name}")
+    return Weights(pretrained_info(architecture, config, patch), backbone, None)
 
 
 def pretrained_info(architecture: str, config: Any, patch_size: int) -> ModelInfo:
@@ -58,6 +57,19 @@ def pretrained_info(architecture: str, config: Any, patch_size: int) -> ModelInf
         pos_embed=_published_mode(architecture, config.tag or ""),
         license=config.license or "",
     )
+
+
+def _patch_size(architecture: str, state: State, name: str) -> int:
+    """The side of a patch in pixels, told from the weights; 1 for a convolutional network."""
+    family = family_of(architecture)
+    if family == "xcit":
+        return xcit_patch_size(state)
+    if family != "vit":
+        return 1
+    kernel = state.get("patch_embed.proj.weight")
+    if kernel is None or kernel.ndim != 4:
+        raise UserError(f"{name}: its weights have no patch embedding, so it is no plain ViT")
+    return kernel.shape[-1]
 
 
 def _published_mode(architecture: str, tag: str) -> PosEmbedMode:

@@ -165,3 +165,9 @@ def _published_head_key(key: str) -> str:
     for new, published in _NEW_WEIGHT_NORM.items():
         key = key.replace(new, published)
     return key
+
+
+def xcit_patch_size(state: Mapping[str, Tensor]) -> int:
+    """An XCiT halves the image once per convolution before its patches: 4 times for 16 px."""
+    convolutions = [k for k, t in state.items() if k.startswith("patch_embed.") and t.ndim == 4]
+    return 2 ** len(convolutions)

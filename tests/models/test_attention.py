@@ -9,8 +9,8 @@ import timm
 import torch
 
 from dino_core.errors import UserError
+from dino_core.models import create_backbone
 from dino_core.models.attention import attention_modules, cls_rows, recorded_rows
-from dino_core.models.backbone import create_backbone
 from dino_core.models.info import ModelInfo
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbone.npz"

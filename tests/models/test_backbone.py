@@ -164,9 +164,15 @@ def test_part_of_a_patch_is_refused(tiny, height, width):
         tiny.grid(height, width)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "xcit_small_12_p16_224"])
-def test_no_vit_is_refused(name):
-    with pytest.raises(UserError, match=f"{name}: .* attention needs a ViT"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("swin_tiny_patch4_window7_224", "made for images of one size, and DINO's crops come in"),
+        ("efficientnet_b0", "not of a family that is known here; choose a ViT, XCiT, ResNet or"),
+    ],
+)
+def test_other_families_are_refused(name, said):
+    with pytest.raises(UserError, match=f"{name}: {said}"):
         create_backbone(ModelInfo(name, 16, 224))
 
 

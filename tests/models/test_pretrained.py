@@ -150,7 +150,7 @@ def test_a_failed_download_is_a_sentence(cache, monkeypatch):
     [
         ("vit_small_patch16_224.dinosaur", r"there are: .*vit_small_patch16_224\.dino"),
         ("vit_nowhere_patch16", "timm has no model of this name"),
-        ("resnet50", "attention needs a ViT"),
+        ("swin_tiny_patch4_window7_224", "made for images of one size"),
         ("vit_small_patch32_224.dino", "no pretrained weights of this name"),
     ],
 )
