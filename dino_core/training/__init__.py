@@ -3,8 +3,10 @@
 from dino_core.training.loop import train
 from dino_core.training.recipe import (
     BackboneConfig,
+    GuardConfig,
     HeadConfig,
     OptimConfig,
+    QualityConfig,
     Recipe,
     TeacherConfig,
 )
@@ -13,8 +15,10 @@ from dino_core.training.recipes import RECIPES
 __all__ = [
     "RECIPES",
     "BackboneConfig",
+    "GuardConfig",
     "HeadConfig",
     "OptimConfig",
+    "QualityConfig",
     "Recipe",
     "TeacherConfig",
     "train",

@@ -6,7 +6,7 @@ blur and normalization happen in one batch on the device.
 """
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dino_core import distributed
 from dino_core.augment import MultiCrop, PhotometricBatch, crop_views, photometric, plan_views
 from dino_core.data import Quarantined, Source, batch_indices, epoch_order, safe_image
 from dino_core.errors import UserError
@@ -89,28 +90,43 @@ class ViewDataset(Dataset[Sample | UserError]):
 
 
 class StepSampler(Sampler[list[Key]]):
-    """The keys of every micro-batch of steps `start` .. `stop - 1`."""
+    """The keys of every micro-batch of some steps: of this process's part of them.
 
-    def __init__(self, images: int, recipe: Recipe, start: int, stop: int) -> None:
+    `images` int64 [n] are the images that are trained on; `steps` the steps to feed, in order.
+    """
+
+    def __init__(self, images: np.ndarray, recipe: Recipe, steps: Sequence[int]) -> None:
         self.images = images
         self.recipe = recipe
-        self.start = start
-        self.stop = stop
+        self.steps = steps
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * self.recipe.accumulate
+        return len(self.steps) * self.recipe.accumulate(self.world_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        steps_per_epoch = self.recipe.steps_per_epoch(self.images)
-        order, order_epoch = np.empty(0, dtype=np.int64), -1
-        for step in range(self.start, self.stop):
-            epoch, step_in_epoch = divmod(step, steps_per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = epoch_order(self.images, self.recipe.seed, epoch), epoch
-            for micro in range(self.recipe.accumulate):
-                batch = step_in_epoch * self.recipe.accumulate + micro
-                chosen = batch_indices(order, batch, self.recipe.batch_size)
-                yield [(epoch, int(index)) for index in chosen]
+        passes = self.recipe.accumulate(self.world_size)
+        for epoch, chosen in step_images(
+            self.images, self.recipe, self.steps, self.rank, self.world_size
+        ):
+            for part in np.split(chosen, passes):
+                yield [(epoch, int(index)) for index in part]
+
+
+def step_images(
+    images: np.ndarray, recipe: Recipe, steps: Iterable[int], rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Epoch and images (int64) of each step; of one process's part of it, where there are more."""
+    steps_per_epoch = recipe.steps_per_epoch(len(images))
+    order, order_epoch = np.empty(0, dtype=np.int64), -1
+    for step in steps:
+        epoch, step_in_epoch = divmod(step, steps_per_epoch)
+        if epoch != order_epoch:
+            order, order_epoch = epoch_order(len(images), recipe.seed, epoch), epoch
+        yield (
+            epoch,
+            images[batch_indices(order, step_in_epoch, recipe.batch_size, rank, world_size)],
+        )
 
 
 def collate(results: list[Sample | UserError]) -> Batch | UserError:
@@ -133,16 +149,21 @@ def collate(results: list[Sample | UserError]) -> Batch | UserError:
 
 
 def feed(
-    source: Source, recipe: Recipe, start: int, stop: int, workers: int, pin: bool
+    source: Source,
+    images: np.ndarray,
+    recipe: Recipe,
+    steps: Sequence[int],
+    workers: int,
+    pin: bool,
 ) -> Generator[Batch | UserError]:
-    """Batches for steps `start` .. `stop - 1`, `accumulate` for each step.
+    """The micro-batches of `steps`, drawn from the `images` (int64 [n]) of the source.
 
     Close it (`contextlib.closing`) when leaving early: its workers end with it, and a worker that
     is left behind holds every pipe and file that the process had open when it was forked.
     """
     yield from DataLoader(
         ViewDataset(source, recipe.crops, recipe.seed),  # type: ignore[arg-type]
-        batch_sampler=StepSampler(len(source), recipe, start, stop),
+        batch_sampler=StepSampler(images, recipe, steps),
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -56,7 +56,7 @@ def dino_loss_plain(
 
 
 def updated_center(
-    center_1K: Tensor, teacher_sum_1K: Tensor, rows: int, momentum: float = 0.9
+    center_1K: Tensor, teacher_sum_1K: Tensor, rows: int | Tensor, momentum: float = 0.9
 ) -> Tensor:
     """The center after a step: an average of raw teacher logits that forgets (eq. 4).
 

@@ -3,84 +3,112 @@
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from dino_core.errors import UserError
+from dino_core import distributed
 from dino_core.runs import Run
+from dino_core.training.quality import Quality
+from dino_core.training.readings import Reading
 from dino_core.training.recipe import Recipe
-from dino_core.training.step import StepMetrics, as_floats
+from dino_core.training.sinks import Sink
+
+QUIET = 30.0  # seconds without a word, where there is no bar, after which a line is due
 
 
 class Meter:
-    """Progress: a bar on a terminal, one line per epoch elsewhere, and `metrics.jsonl`.
-
-    Metrics are read one step late, so that the host never waits for the step it has just started.
-    """
+    """Progress of one stretch of training. Only the first process of a group says anything."""
 
     def __init__(
-        self, run: Run, recipe: Recipe, start: int, steps: int, steps_per_epoch: int
+        self, run: Run, recipe: Recipe, start: int, steps_per_epoch: int, sinks: Sequence[Sink]
     ) -> None:
+        assert recipe.steps is not None
         self.run = run
         self.recipe = recipe
-        self.steps = steps
+        self.steps = recipe.steps
         self.steps_per_epoch = steps_per_epoch
+        self.sinks = sinks
+        self.speaks = distributed.is_main()
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=steps, initial=start, unit="step", disable=not self.terminal, dynamic_ncols=True
+            total=self.steps,
+            initial=start,
+            unit="step",
+            disable=not (self.terminal and self.speaks),
+            dynamic_ncols=True,
         )
-        self.waiting: tuple[int, StepMetrics, float, float] | None = None
-        self.rows: list[dict[str, float]] = []
         self.epoch_losses: list[float] = []
         self.clock, self.clock_step = time.perf_counter(), start
+        self.last_word = time.perf_counter()
 
-    def update(self, step: int, metrics: StepMetrics, lr: float, teacher_temp: float) -> None:
-        late, self.waiting = self.waiting, (step, metrics, lr, teacher_temp)
-        if late is not None:
-            self._read(*late)
-        self.bar.update()
+    def update(self, reading: Reading, numbers: Mapping[str, float]) -> None:
+        """Take in the numbers of a step."""
+        self.bar.update(reading.step + 1 - self.bar.n)
+        if not self.speaks:
+            return
+        done = reading.step + 1
+        if math.isfinite(numbers["loss"]):
+            self.epoch_losses.append(numbers["loss"])
+        if done % self.recipe.log_every == 0 or done == self.steps:
+            self._log(reading, numbers)
+        if done % self.steps_per_epoch == 0 or done == self.steps or self._is_quiet():
+            self._line(reading)
 
-    def flush(self) -> None:
-        """Read what is still waiting."""
-        late, self.waiting = self.waiting, None
-        if late is not None:
-            self._read(*late)
+    def quality(self, quality: Quality) -> None:
+        """Take in a quality check."""
+        if self.speaks:
+            self._append(quality.row())
+            self.say(quality.sentence())
 
-    def _read(self, step: int, metrics: StepMetrics, lr: float, teacher_temp: float) -> None:
-        values = as_floats(metrics)
-        # fp16 overflows now and then by design: its scaler skips such a step and scales less.
-        watched = values["loss"] if self.recipe.precision == "fp16" else sum(values.values())
-        if not math.isfinite(watched):
-            raise UserError(
-                f"{self.run.path}: loss or gradients of step {step} are not finite; what was saved "
-                f"before is good: start a new run from it with --init, in fp32 or at a lower --lr"
-            )
-        self.epoch_losses.append(values["loss"])
-        if (step + 1) % self.recipe.log_every == 0 or step + 1 == self.steps:
-            self._log(step, values, lr, teacher_temp)
-        if (step + 1) % self.steps_per_epoch == 0 or step + 1 == self.steps:
-            self._epoch_line(step, lr)
+    def say(self, sentence: str) -> None:
+        """To the log, and to whoever is watching."""
+        self.run.log(sentence)
+        tqdm.write(sentence, file=sys.stderr) if self.terminal else _print(sentence)
+        self.last_word = time.perf_counter()
 
-    def _log(self, step: int, values: dict[str, float], lr: float, teacher_temp: float) -> None:
+    def _log(self, reading: Reading, numbers: Mapping[str, float]) -> None:
+        done, settings = reading.step + 1, reading.settings
         now = time.perf_counter()
-        images = (step + 1 - self.clock_step) * self.recipe.global_batch
-        speed = images / (now - self.clock)
-        self.clock, self.clock_step = now, step + 1
-        row = {"step": step, "epoch": step / self.steps_per_epoch, **values}
-        row |= {"lr": lr, "teacher_temp": teacher_temp, "images_per_second": speed}
-        self.run.append_metrics([{key: _rounded(value) for key, value in row.items()}])
-        self.run.write_status("running", step=step + 1, steps=self.steps)
-        self.bar.set_postfix_str(f"loss {values['loss']:.3f}, lr {lr:.1e}, {speed:.0f} img/s")
+        speed = (done - self.clock_step) * self.recipe.batch_size / (now - self.clock)
+        self.clock, self.clock_step = now, done
+        row = {"step": reading.step, "epoch": reading.step / self.steps_per_epoch}
+        row |= {name: value for name, value in numbers.items() if name not in ("stop", "finite")}
+        row |= {"lr": settings.lr, "teacher_temp": settings.teacher_temp}
+        row |= {"images_per_second": speed}
+        self._append(row)
+        self.run.write_status("running", step=done, steps=self.steps)
+        self.bar.set_postfix_str(
+            f"loss {numbers['loss']:.3f}, lr {settings.lr:.1e}, {speed:.0f} img/s"
+        )
 
-    def _epoch_line(self, step: int, lr: float) -> None:
-        epoch = step // self.steps_per_epoch + 1
-        loss = float(np.mean(self.epoch_losses))
-        self.epoch_losses.clear()
-        line = f"epoch {epoch}: step {step + 1}/{self.steps}, loss {loss:.4f}, lr {lr:.2e}"
+    def _append(self, row: dict[str, float]) -> None:
+        self.run.append_metrics([{name: _rounded(value) for name, value in row.items()}])
+        finite = {k: v for k, v in row.items() if k != "step" and math.isfinite(v)}
+        for sink in self.sinks:
+            sink.write(int(row["step"]), finite)
+
+    def _is_quiet(self) -> bool:
+        return not self.terminal and time.perf_counter() - self.last_word > QUIET
+
+    def _line(self, reading: Reading) -> None:
+        epoch = reading.step // self.steps_per_epoch + 1
+        loss = float(np.mean(self.epoch_losses)) if self.epoch_losses else math.nan
+        if (reading.step + 1) % self.steps_per_epoch == 0:
+            self.epoch_losses.clear()
+        line = (
+            f"epoch {epoch}: step {reading.step + 1}/{self.steps}, "
+            f"loss {loss:.4f}, lr {reading.settings.lr:.2e}"
+        )
         self.run.log(line)
         if not self.terminal:
-            print(line, file=sys.stderr, flush=True)
+            _print(line)
+        self.last_word = time.perf_counter()
+
+
+def _print(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _rounded(value: float) -> float | None:

@@ -21,7 +21,11 @@ class Network(nn.Module):
 
     def forward(self, groups: Sequence[Tensor]) -> Tensor:
         """Logits float [N, K] for groups of views, each [n_i, C, S_i, S_i] of its own size S_i."""
-        return self.head(torch.cat([self.backbone(views) for views in groups]))
+        return self.head(self.features(groups))
+
+    def features(self, groups: Sequence[Tensor]) -> Tensor:
+        """The backbone's features [N, D] for groups of views, in their order."""
+        return torch.cat([self.backbone(views) for views in groups])
 
     def published_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters under the names of the published checkpoints."""

@@ -31,12 +31,26 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
 def create_optimizer(name: OptimizerName, network: nn.Module) -> Optimizer:
     """An optimizer whose learning rate and weight decay the step sets before every use."""
     groups = parameter_groups(network)
+    # One fused kernel per group instead of a dozen passes over the moments; and it can skip a step
+    # on the device.
     if name == "adamw":
-        # One fused kernel per group instead of a dozen passes over the moments.
-        return torch.optim.AdamW(groups, lr=0.0, fused=_fused_is_there(network))
+        return torch.optim.AdamW(groups, lr=0.0, fused=_can_skip(network))
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=_can_skip(network))
     return LARS(groups)
+
+
+def step_if(optimizer: Optimizer, finite: Tensor) -> None:
+    """`optimizer.step()` where the bool scalar `finite` is true; else weights and moments stay.
+
+    Decided on the device: fused kernels and `LARS` look at `found_inf` themselves. On MPS, which
+    has none that do, the host waits for the answer.
+    """
+    if isinstance(optimizer, LARS) or optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
 
 
 def clip_per_tensor(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
@@ -67,12 +81,24 @@ def clip_per_tensor_plain(parameters: Iterable[nn.Parameter], limit: float) -> T
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student, parameters only, not buffers."""
+def ema_update(
+    teacher: nn.Module, student: nn.Module, momentum: float, finite: Tensor | None = None
+) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, parameters only, not buffers.
+
+    Where the bool scalar `finite` is false the teacher stays as it is, to the bit.
+    """
     theirs = [p.detach() for p in student.parameters()]
     ours = [p.detach() for p in teacher.parameters()]
-    torch._foreach_mul_(ours, momentum)
-    torch._foreach_add_(ours, theirs, alpha=1 - momentum)
+    if finite is None:
+        torch._foreach_mul_(ours, momentum)
+        torch._foreach_add_(ours, theirs, alpha=1 - momentum)
+        return
+    one, nothing = torch.ones_like(finite, dtype=torch.float32), torch.zeros_like(finite).float()
+    torch._foreach_mul_(ours, torch.where(finite, momentum * one, one))
+    torch._foreach_add_(
+        ours, torch._foreach_mul(theirs, torch.where(finite, (1 - momentum) * one, nothing))
+    )
 
 
 @torch.no_grad()
@@ -95,6 +121,9 @@ class LARS(Optimizer):
         defaults = {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "trust": trust}
         super().__init__(params, defaults)
 
+    found_inf: Tensor | None = None
+    """float32 scalar, 1 where the next step is to change nothing (see `step_if`)."""
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -114,10 +143,17 @@ class LARS(Optimizer):
         state = self.state[p]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p)
-        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-        p.add_(buffer, alpha=-group["lr"])
+        buffer = state["momentum_buffer"]
+        moved = buffer * group["momentum"] + update
+        change = -group["lr"] * moved
+        if self.found_inf is not None:
+            skip = self.found_inf > 0
+            moved = torch.where(skip, buffer, moved)
+            change = torch.where(skip, torch.zeros_like(change), change)
+        buffer.copy_(moved)
+        p.add_(change)
 
 
-def _fused_is_there(network: nn.Module) -> bool:
-    """Whether AdamW has a fused kernel for the device of this network's parameters."""
-    return next(network.parameters()).device.type in ("cpu", "cuda", "mps")
+def _can_skip(network: nn.Module) -> bool:
+    """Whether there are fused kernels that heed `found_inf` for the device of this network."""
+    return next(network.parameters()).device.type in ("cpu", "cuda")

@@ -12,10 +12,14 @@ from typing import Any, Literal
 from dino_core import distributed
 from dino_core.augment import MultiCrop
 from dino_core.errors import UserError
-from dino_core.models import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
+from dino_core.models import ModelInfo
+from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
 from dino_core.training.optim import OptimizerName
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+MOST_HELD_OUT = 2_000  # features of all of them are kept at every check: 1.5 MB at 384 dimensions
+FEWEST_HELD_OUT = 10  # below this a check says nothing
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class OptimConfig:
     """Largest L2 norm of each gradient tensor; 0 clips nothing."""
     freeze_last_layer: float = 1
     """Epochs in which the prototypes do not move."""
+    head_warmup_epochs: float = 0
+    """Epochs in which only the head and the center move: for a backbone that knows something."""
 
 
 @dataclass(frozen=True)
@@ -182,31 +188,53 @@ class Recipe:
     def resolved(self, images: int) -> "Recipe":
         """The same recipe with what decides its numbers made definite: steps and threads.
 
-        Raises `UserError` with a sentence for what cannot work.
+        `images` are those trained on, without the ones held out. Raises `UserError` with a sentence
+        for what cannot work.
         """
         self._check(images)
         return dataclasses.replace(
             self,
             steps=self.epochs * self.steps_per_epoch(images) if self.steps is None else self.steps,
-            threads=self.threads or distributed.cores(),
+            threads=self.threads or max(1, distributed.cores() // distributed.local_world_size()),
         )
 
     def steps_per_epoch(self, images: int) -> int:
-        """Whole global batches in one pass over the data; the rest waits for the next shuffle."""
+        """Whole batches in one pass over `images`; the rest waits for the next shuffle."""
         return images // self.batch_size
+
+    def held_out(self, images: int) -> int:
+        """How many of a collection's images are kept out of training for the quality checks."""
+        if not self.quality.checks:
+            return 0
+        few = min(MOST_HELD_OUT, round(images * self.quality.hold_out))
+        return few if few >= FEWEST_HELD_OUT else 0
+
+    def accumulate(self, world_size: int) -> int:
+        """Forward passes per step, equal in size, that each of `world_size` processes makes."""
+        share = self.batch_size // world_size
+        passes = math.ceil(share / min(self.micro_batch or share, share))
+        return next(n for n in range(passes, share + 1) if share % n == 0)
 
     def _check(self, images: int) -> None:
         if images == 0:
             raise UserError("there are no images to train on")
-        counts = ("batch_size", "save_every", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "micro_batch", "save_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
         if self.batch_size > images:
             raise UserError(
                 f"the batch of {self.batch_size} is larger than the data ({images} images): "
                 f"use --batch-size {images} or less"
             )
+        world_size = distributed.world_size()
+        if self.batch_size % world_size:
+            raise UserError(
+                f"the batch of {self.batch_size} cannot be shared evenly by {world_size} "
+                f"processes: use --batch-size {self.batch_size // world_size * world_size}"
+            )
+        if self.quality.checks and self.quality.k < 1:
+            raise UserError("--k must be 1 or more")
         self._check_sizes()
         self._check_length(self.steps_per_epoch(images))
 

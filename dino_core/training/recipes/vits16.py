@@ -8,4 +8,4 @@ Published with a global batch of 512 (8 x 64): k-NN 69.3 %, linear 74.0 %
 
 from dino_core.training.recipe import Recipe
 
-RECIPE = Recipe(batch_size=64, accumulate=8)
+RECIPE = Recipe(batch_size=512, micro_batch=64)

@@ -1,0 +1,34 @@
+"""A fresh training state, made from a recipe alone."""
+
+import torch
+
+from dino_core.models import load_model, load_strictly
+from dino_core.rng import torch_seed
+from dino_core.training.network import create_student, create_teacher
+from dino_core.training.optim import create_optimizer
+from dino_core.training.parallel import parallel, synchronize_batch_norm
+from dino_core.training.recipe import Recipe
+from dino_core.training.step import TrainState
+
+
+def create_state(recipe: Recipe, device: torch.device) -> TrainState:
+    """Student, teacher, optimizer and center before step 0: a function of the recipe's seed."""
+    torch.manual_seed(torch_seed(recipe.seed, "init"))
+    student = create_student(recipe.backbone, recipe.head)
+    if recipe.init is not None:
+        _start_from(student.backbone.vit, recipe.init)
+    student = student.to(device)
+    synchronize_batch_norm(student)
+    return TrainState(
+        student=student,
+        teacher=create_teacher(student),
+        optimizer=create_optimizer(recipe.optim.optimizer, student),
+        center=torch.zeros(1, recipe.head.out_dim, device=device),
+        scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
+        caller=parallel(student, device),
+    )
+
+
+def _start_from(vit: torch.nn.Module, spec: str) -> None:
+    """Copy a model's backbone weights; one of another shape is a `UserError` that lists them."""
+    load_strictly(vit, load_model(spec, device="cpu").backbone.vit.state_dict(), spec)
