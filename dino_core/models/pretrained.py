@@ -17,7 +17,7 @@ from timm.models import get_pretrained_cfg
 from dino_core.errors import UserError
 from dino_core.models.create import family_of
 from dino_core.models.info import ModelInfo, PosEmbedMode
-from dino_core.models.published import xcit_patch_size
+from dino_core.models.layouts import xcit
 from dino_core.models.weights import State, Weights, read_safetensors
 
 FILE_NAME = "model.safetensors"
@@ -63,7 +63,7 @@ def _patch_size(architecture: str, state: State, name: str) -> int:
     """The side of a patch in pixels, told from the weights; 1 for a convolutional network."""
     family = family_of(architecture)
     if family == "xcit":
-        return xcit_patch_size(state)
+        return xcit.patch_size(state)
     if family != "vit":
         return 1
     kernel = state.get("patch_embed.proj.weight")

@@ -76,14 +76,6 @@ def test_the_gated_mlp_of_dinov2_giant():
     assert ours.keys() == {"blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.bias"}
 
 
-def test_dinov3_is_pointed_to_timm():
-    state = {"storage_tokens": torch.zeros(1, 4, 384), "rope_embed.periods": torch.zeros(16)}
-    with pytest.raises(
-        UserError, match=r"a\.pth: rotary .* use timm's copy, e\.g\. timm:vit_small"
-    ):
-        to_timm_layout(state, "a.pth")
-
-
 def test_unknowable_heads_are_refused(tiny):
     with pytest.raises(
         UserError, match=r"a\.pth: a width of 48 .* the number of heads cannot be told"
