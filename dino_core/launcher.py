@@ -23,7 +23,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any
 
 from dino_core.errors import UserError
-from dino_core.runs import describe_process, is_alive
+from dino_core.processes import describe_process, is_alive
 
 GRACE = 5.0  # seconds between asking a child to end and making it
 POLL = 0.1  # seconds between two looks

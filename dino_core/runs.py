@@ -3,7 +3,7 @@
     runs/NAME/
         recipe.json       the resolved recipe, with versions and the compute thread count
         metrics.jsonl     one JSON object per logged step
-        status.json       pid with process start time and boot id, state, heartbeat
+        status.json       state, heartbeat, host, pid with process start time and boot id
         log.txt           what was said to the user
         warnings.jsonl    what looked wrong, with the remedy
         stop              a request to stop: whoever wants the run to end makes this file
@@ -14,7 +14,7 @@ fits and whose four files are there can be trusted.
 """
 
 import json
-import os
+import platform
 import re
 import time
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from typing import Any
 
 from dino_core.errors import UserError
 from dino_core.files import read_json, whole_file, write_json
+from dino_core.processes import is_alive, this_process
 
 CHECKPOINT_FILES = (
     "student.safetensors",
@@ -31,6 +32,8 @@ CHECKPOINT_FILES = (
     "optimizer.safetensors",
     "state.json",
 )
+ALIVE = ("starting", "running")
+SILENCE = 600.0  # seconds without a heartbeat after which a run on another machine counts as dead
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -129,21 +132,22 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The last status written, `{}` before the first; `state` is corrected for a dead process.
 
-        `state` is one of `running`, `finished`, `stopped`, `failed`, `dead` (its process is gone
-        without a word: killed, or the machine was restarted).
+        `state` is one of `starting`, `running`, `finished`, `stopped`, `failed`, `dead` (its
+        process is gone without a word: killed, or the machine was restarted). The process of a run
+        on another machine cannot be looked at from here: its heartbeat is.
         """
         path = self.path / "status.json"
         if not path.is_file():
             return {}
         status: dict[str, Any] = read_json(path)
-        if status.get("state") == "running" and not is_alive(status.get("process", {})):
+        if status.get("state") in ALIVE and not _shows_life(status):
             status["state"] = "dead"
         return status
 
     def write_status(self, state: str, **more: Any) -> None:
         """Say what this process is doing, with a heartbeat (seconds since the epoch)."""
-        value = {"state": state, "heartbeat": time.time(), "process": this_process(), **more}
-        write_json(self.path / "status.json", value)
+        value = {"state": state, "heartbeat": time.time(), "process": this_process()}
+        write_json(self.path / "status.json", value | {"host": platform.node()} | more)
 
     def stop_requested(self) -> bool:
         return (self.path / "stop").exists()
@@ -157,36 +161,11 @@ def list_runs(root: Path) -> list[Run]:
     return [run for run in map(Run, sorted(folder.iterdir())) if run.exists()]
 
 
-def this_process() -> dict[str, Any]:
-    """What tells this process from a later one that was given the same pid."""
-    return describe_process(os.getpid())
-
-
-def is_alive(process: dict[str, Any]) -> bool:
-    """Whether the very process that `this_process` described still runs on this machine."""
-    pid = process.get("pid")
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return describe_process(pid) == process
-
-
-def describe_process(pid: int) -> dict[str, Any]:
-    """pid, start time in clock ticks and boot id; the last two only where /proc tells them."""
-    described: dict[str, Any] = {"pid": pid}
-    try:
-        # Field 22 of stat is the start time; the name in field 2 may hold spaces and brackets.
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        described["started"] = int(stat.rpartition(")")[2].split()[19])
-        described["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, ValueError, IndexError):
-        pass
-    return described
+def _shows_life(status: dict[str, Any]) -> bool:
+    here = platform.node()
+    if status.get("host", here) != here:
+        return time.time() - float(status.get("heartbeat", 0)) < SILENCE
+    return is_alive(status.get("process", {}))
 
 
 def _json_lines(path: Path) -> Iterable[dict[str, Any]]:

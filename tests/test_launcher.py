@@ -12,7 +12,7 @@ import pytest
 
 from dino_core.errors import UserError
 from dino_core.launcher import AlreadyRunning, Launcher, Server, answers, ending_interrupts
-from dino_core.runs import describe_process, is_alive
+from dino_core.processes import describe_process, is_alive
 
 LONG = 60.0  # seconds; a guard against waiting for ever, not a mark
 

@@ -9,19 +9,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import dino_core
 from dino_core.errors import UserError
-from dino_core.files import write_json
+from dino_core.files import held, write_json
 from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS
 from dino_core.gallery.progress import Progress
-from dino_core.runs import is_alive, this_process
+from dino_core.processes import is_alive, start_detached, this_process
 
 LOG = "build.log"
 LOCK = ".building.lock"
@@ -42,24 +39,12 @@ def start_build(
     status = build_status(out)
     if status["state"] == "running":
         raise UserError(f"{out}: is being built already (process {status['process'].get('pid')})")
-    command = [sys.executable, "-m", "dino_core.gallery"]
-    command += ["--model", model, "--data", data, "--out", str(out)]
-    command += ["--redo"] if redo else []
+    arguments = ["-m", "dino_core.gallery", "--model", model, "--data", data, "--out", str(out)]
+    arguments += ["--redo"] if redo else []
     with contextlib.suppress(FileNotFoundError):
         (out / STATUS).unlink()
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / LOG, "wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env=_importable(os.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    # Whoever has started a process must wait for it, or it stays in the process table as a zombie.
-    threading.Thread(target=process.wait, daemon=True).start()
+    process = start_detached(arguments, out / LOG, cwd=root)
     _wait_for_first_word(out, process)
     return process.pid
 
@@ -100,7 +85,8 @@ def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
     """
     _refuse_foreign(path)
     path.mkdir(parents=True, exist_ok=True)
-    with _only_builder(path):
+    busy = f"{path}: is being built by another process; wait for it, or stop it"
+    with held(path / LOCK, busy):
         reporter = _Reporter(path, progress)
         reporter.write("running", "Starting.")
         try:
@@ -151,34 +137,6 @@ def _refuse_foreign(out: Path) -> None:
         raise UserError(
             f"{out}: is a folder with other files in it; choose another for the gallery"
         )
-
-
-@contextlib.contextmanager
-def _only_builder(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when this process ends, however it ends."""
-    with open(path / LOCK, "w") as lock:
-        if not _locked(lock):
-            raise UserError(f"{path}: is being built by another process; wait for it, or stop it")
-        yield
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock, as before there were any
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _importable(environment: "os._Environ[str]") -> dict[str, str]:
-    """The environment, with this package importable from any working directory."""
-    home = str(Path(dino_core.__file__).parents[1])
-    paths = [home, environment.get("PYTHONPATH", "")]
-    return dict(environment) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _wait_for_first_word(out: Path, process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ from dino_core.errors import UserError
 from dino_core.gallery import Gallery, build_status, list_galleries, start_build, stop_build
 from dino_core.gallery.jobs import reported
 from dino_core.models import Model, save_weights
-from dino_core.runs import this_process
+from dino_core.processes import this_process
 
 PATIENCE = 120  # seconds; a guard, not a mark
 
