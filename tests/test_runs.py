@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
 from dino_core.errors import UserError
 from dino_core.files import write_json
-from dino_core.runs import CHECKPOINT_FILES, Run, is_alive, list_runs, this_process
+from dino_core.processes import is_alive, this_process
+from dino_core.runs import CHECKPOINT_FILES, SILENCE, Run, list_runs
 
 
 @pytest.fixture
@@ -64,6 +66,21 @@ def test_a_process_that_is_gone_is_dead(run):
     run.write_status("running", step=3)
     assert run.status()["state"] == "running"
     write_json(run.path / "status.json", {"state": "running", "process": {"pid": child.pid}})
+    assert run.status()["state"] == "dead"
+
+
+def test_a_restarted_machine_makes_its_runs_dead(run):
+    process = this_process() | {"boot": "the one before"}
+    run.write_status("running", process=process)
+    assert run.status()["state"] == "dead"
+
+
+def test_a_run_on_another_machine_is_known_by_its_heartbeat(run):
+    nobody = {"pid": 1, "started": 1, "boot": "another"}
+    run.write_status("running", process=nobody, host="elsewhere.example")
+    assert run.status()["state"] == "running"
+    late = time.time() - SILENCE - 1
+    run.write_status("running", process=nobody, host="elsewhere.example", heartbeat=late)
     assert run.status()["state"] == "dead"
 
 

@@ -51,12 +51,14 @@ def main() -> None:
     request = read_json(run.path / REQUEST)
     with told(run):
         from dino_core.data import open_source
+
+        source = open_source(request["data"])  # before torch: it may have a word to say at once
         from dino_core.training.loop import train
         from dino_core.training.recipe import Recipe
 
         train(
             Recipe.from_json(request["recipe"]),
-            open_source(request["data"]),
+            source,
             run,
             resume=request["resume"],
             max_seconds=request["max_seconds"],

@@ -144,7 +144,8 @@ def follow(run: Run, *, every: float = 0.5) -> Iterator[News]:
     that is not running has one news: all of its past.
     """
     log, metrics = _Tail(run.path / "log.txt"), _Tail(run.path / "metrics.jsonl")
-    last_step, told, ended = -1, None, False
+    told: dict[str, Any] = {}
+    last_step, ended = -1, False
     while True:
         status = run.status()  # before the files, so that a run's last words are not missed
         lines = log.read()
@@ -183,7 +184,8 @@ class Overview:
 
 def overview(run: Run) -> Overview:
     """How a run stands, from its status and the end of its metrics."""
-    status, newest = run.status(), {}
+    status = run.status()
+    newest: dict[str, Any] = {}
     for row in _rows(_last_lines(run.path / "metrics.jsonl")):
         newest |= {name: value for name, value in row.items() if value is not None}
     step, steps = status.get("step", 0), status.get("steps", 0)
