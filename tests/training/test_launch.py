@@ -239,3 +239,23 @@ def test_a_stop_is_a_request_on_disk(run):
     run.write_status("running", process=this_process())
     assert stop(run)
     assert run.stop_requested()
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "runs.py"
+    return subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True)
+
+
+def test_a_second_terminal(run, tmp_path):
+    run.append_metrics([{"step": 3, "loss": 4.0, "images_per_second": 1.0}])
+    run.write_status("running", step=4, steps=40)
+    root = ("--root", str(tmp_path))
+    listed = command("list", *root).stdout.splitlines()
+    assert listed[1].split() == ["one", "running", "4/40", "4.000", "2", "min", "left"]
+    assert "still at it" in command("stop", "one", "--wait", "0", *root).stdout
+    assert run.stop_requested()
+    run.write_status("stopped", step=4, steps=40, reason="it was asked to stop")
+    assert "is not running (stopped at step 4 of 40" in command("stop", "one", *root).stdout
+    unknown = command("follow", "two", *root)
+    assert unknown.returncode == 2
+    assert unknown.stderr.endswith("(there are: one)\n")
