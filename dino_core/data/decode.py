@@ -18,6 +18,8 @@ Nothing here is global or shared, so threads and forked workers may decode at on
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,10 +50,17 @@ def decode_image(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray
 
     Raises `BadImage`, and nothing else, whatever the bytes are.
     """
-    try:
+    with as_bad_image():
         if isinstance(data, Path):
             data = read_file(data)
         return _decode(data, max_pixels)
+
+
+@contextmanager
+def as_bad_image() -> Iterator[None]:
+    """Whatever goes wrong inside is a `BadImage`."""
+    try:
+        yield
     except BadImage:
         raise
     except MemoryError:
@@ -89,17 +98,27 @@ def looks_like_image(head: bytes) -> bool:
 def _decode(data: bytes, max_pixels: int) -> np.ndarray:
     if not data:
         raise BadImage("empty file")
-    with _open(io.BytesIO(data), data[:32]) as image:
-        width, height = image.size
-        if width < 1 or height < 1:
-            raise BadImage(f"no pixels ({width} x {height})")
-        if width * height > max_pixels:
-            limit = f"the limit is {max_pixels:,} pixels"
-            raise BadImage(f"too large: {width:,} x {height:,} pixels, {limit}")
+    with open_checked(data, max_pixels) as image:
         image.load()
         rgb = _to_rgb(image)
         # Pillow turns TIFFs while loading and then forgets the tag, so this comes after.
-        return np.ascontiguousarray(_upright(rgb, _orientation(image)))
+        return np.ascontiguousarray(upright(rgb, orientation_of(image)))
+
+
+def open_checked(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open an image and check its size, no pixel decompressed yet; raises `BadImage`."""
+    image = _open(io.BytesIO(data), data[:32])
+    require_size(*image.size, max_pixels)
+    return image
+
+
+def require_size(width: int, height: int, max_pixels: int) -> None:
+    """`BadImage` for an image without pixels, or with more than allowed."""
+    if width < 1 or height < 1:
+        raise BadImage(f"no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        limit = f"the limit is {max_pixels:,} pixels"
+        raise BadImage(f"too large: {width:,} x {height:,} pixels, {limit}")
 
 
 def _open(file: BinaryIO, head: bytes) -> Image.Image:
@@ -140,13 +159,23 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Pixel values of any kind and shape as uint8, by the rules in the module's docstring."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    deep = values.dtype.kind == "u" and values.dtype.itemsize == 2
+    return _from_deep(values) if deep else _from_unbounded(values)
+
+
 def _from_deep(values: np.ndarray) -> np.ndarray:
-    """16-bit gray [H, W] as uint8: the full range scaled down and rounded."""
+    """16-bit values as uint8: the full range scaled down and rounded."""
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def _from_unbounded(values: np.ndarray) -> np.ndarray:
-    """32-bit integer or floating gray [H, W] as uint8, by the rule in the module's docstring."""
+    """Other integers, or floating point, as uint8, by the rule in the module's docstring."""
     gray = np.where(np.isfinite(values), values, 0).astype(np.float64)
     least, most = gray.min(), gray.max()
     if least >= 0 and most <= 1 and values.dtype.kind == "f":
@@ -159,7 +188,7 @@ def _from_unbounded(values: np.ndarray) -> np.ndarray:
     return np.round(gray).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """1 to 8 as EXIF has it; broken EXIF means upright, the pixels are still good."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
@@ -167,8 +196,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo a camera's orientation (EXIF 2.32, table 6): rgb [H, W, 3] as it should be seen."""
+def upright(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo a camera's orientation (EXIF 2.32, table 6): rgb [H, W, C] as it should be seen."""
     if orientation in (5, 6, 7, 8):
         rgb = rgb.transpose(1, 0, 2)  # 5: this alone
     if orientation in (2, 3, 6, 7):

@@ -24,10 +24,13 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def by_name(name: str) -> bool | None:
-    """Whether a file's ending makes it an image; None when its content has to tell."""
+def by_name(name: str, channels: int = 3) -> bool | None:
+    """Whether a file's ending makes it an image; None when its content has to tell.
+
+    An array (.npy) is one only where images of other than three channels are looked for.
+    """
     ending = "." + name.rpartition(".")[2].lower() if "." in name else ""
-    if ending in IMAGE_ENDINGS:
+    if ending in IMAGE_ENDINGS or (channels != 3 and ending == ".npy"):
         return True
     return False if ending in NOT_PICTURES else None
 

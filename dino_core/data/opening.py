@@ -4,6 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
+from dino_core.data.channels import NEEDS_TIFFFILE, has_tifffile
 from dino_core.data.decode import looks_like_image
 from dino_core.data.folder import open_file, open_folder
 from dino_core.data.naming import by_name
@@ -14,6 +15,7 @@ from dino_core.data.tar import open_tar
 from dino_core.errors import UserError
 
 KNOWN = "a folder of images, a .csv or .parquet with a path column, a .tar, or scenes"
+TRIED = 1000  # images whose names are looked at for TIFFs
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -24,8 +26,8 @@ COMPRESSED = {
 }
 
 
-def open_source(spec: str | Path) -> Source:
-    """Open a collection of images:
+def open_source(spec: str | Path, channels: int = 3) -> Source:
+    """Open a collection of images of `channels` channels (3 is RGB):
 
     - a folder, nested or flat; folders in it are classes;
     - a `.csv`, `.tsv` or `.parquet` with a column of paths; columns `label` and `split` are known;
@@ -35,19 +37,21 @@ def open_source(spec: str | Path) -> Source:
 
     Raises `UserError` with one sentence for whatever is none of these.
     """
+    if channels < 1:
+        raise UserError(f"{channels} channels: an image has 1 or more")
     text = os.fspath(spec).strip()
-    if text == "scenes" or text.startswith("scenes:"):
-        return open_scenes(text)
     if not text:
         raise UserError(f"no data given; name {KNOWN}")
-    if text.startswith(("torchvision:", "hf:", "http:", "https:")):
+    if text == "scenes" or text.startswith("scenes:"):
+        return _only_rgb(open_scenes(text), channels)
+    if text.startswith(("http:", "https:")):
         raise UserError(f"{text}: not known as data; name {KNOWN}")
     path = Path(text).expanduser()
     try:
         if path.is_dir():
-            return open_folder(text, path)
+            return _with_channels(open_folder(text, path, channels))
         if path.is_file():
-            return _open_file(text, path)
+            return _with_channels(_open_file(text, path, channels))
         missing = not path.exists()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -57,7 +61,23 @@ def open_source(spec: str | Path) -> Source:
     raise UserError(f"{text}: neither a file nor a folder; name {KNOWN}")
 
 
-def _open_file(text: str, path: Path) -> Source:
+def _only_rgb(source: Source, channels: int) -> Source:
+    if channels != 3:
+        raise UserError(f"{source.spec}: its images are RGB, they have no {channels} channels")
+    return source
+
+
+def _with_channels(source: Source) -> Source:
+    """The source; a `UserError` where its images need a package that is missing."""
+    if source.channels in (1, 3) or has_tifffile():
+        return source
+    tried = range(min(len(source), TRIED))
+    if any(source.ids[i].lower().endswith((".tif", ".tiff")) for i in tried):
+        raise UserError(f"{source.spec}: {NEEDS_TIFFFILE}")
+    return source
+
+
+def _open_file(text: str, path: Path, channels: int) -> Source:
     with path.open("rb") as file:
         head = file.read(512)
     ending = path.suffix.lower()
@@ -68,11 +88,11 @@ def _open_file(text: str, path: Path) -> Source:
             "unpack it and name the folder"
         )
     if ending in TABLE_ENDINGS:
-        return open_table(text, path)
+        return open_table(text, path, channels)
     if ending == ".tar" or head[257:262] == b"ustar":
-        return open_tar(text, path)
-    if by_name(path.name) or looks_like_image(head):
-        return open_file(text, path)
+        return open_tar(text, path, channels)
+    if by_name(path.name, channels) or looks_like_image(head):
+        return open_file(text, path, channels)
     raise UserError(f"{text}: not known as data; name {KNOWN}")
 
 

@@ -4,10 +4,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 
+from dino_core.data.channels import decode_channels
 from dino_core.data.decode import decode_image
 
 if TYPE_CHECKING:
@@ -24,11 +25,23 @@ class Names(Sequence[str]):
 
     def __init__(self, names: Iterable[str | bytes]) -> None:
         raw = [n if isinstance(n, bytes) else n.encode("utf-8", "surrogateescape") for n in names]
-        self._ends = np.cumsum([len(name) for name in raw], dtype=np.int64)
-        self._buffer = b"".join(raw)
+        self.ends = np.cumsum([len(name) for name in raw], dtype=np.int64)
+        self.buffer = b"".join(raw)
+
+    @classmethod
+    def packed(cls, buffer: bytes, ends: np.ndarray) -> Self:
+        """Names joined in `buffer`, name `i` ending at byte `ends[i]` (int64 [n]); ValueError
+        where these do not belong together."""
+        if ends.ndim != 1 or (np.diff(ends, prepend=0) < 0).any():
+            raise ValueError("these are not the ends of names")
+        if (int(ends[-1]) if len(ends) else 0) != len(buffer):
+            raise ValueError("the names are cut off")
+        names = cls([])
+        names.ends, names.buffer = ends.astype(np.int64), buffer
+        return names
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -42,8 +55,8 @@ class Names(Sequence[str]):
     def raw(self, index: int) -> bytes:
         """The name as bytes; `os.fsdecode` makes a path of it."""
         index = checked(index, len(self))
-        start = int(self._ends[index - 1]) if index else 0
-        return self._buffer[start : int(self._ends[index])]
+        start = int(self.ends[index - 1]) if index else 0
+        return self.buffer[start : int(self.ends[index])]
 
 
 def checked(index: int, length: int) -> int:
@@ -65,6 +78,7 @@ class Source(ABC):
     splits    object [n] of strings such as "train", None where the source knows none
     metadata  the user's own columns, n rows; None without a table
     notes     sentences on what was left out while opening
+    channels  of an image; 3 is RGB
     """
 
     spec: str
@@ -76,6 +90,7 @@ class Source(ABC):
     metadata: "pd.DataFrame | None" = None
     notes: list[str]
     generated: bool = False
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,8 +104,9 @@ class Source(ABC):
         """The bytes of image `i`'s file; `BadImage` when it cannot be read."""
 
     def image(self, i: int) -> np.ndarray:
-        """Image `i`, RGB uint8 [H, W, 3]; raises `BadImage`."""
-        return decode_image(self.read(i))
+        """Image `i`, uint8 [H, W, channels], RGB where these are 3; raises `BadImage`."""
+        data = self.read(i)
+        return decode_image(data) if self.channels == 3 else decode_channels(data, self.channels)
 
     def mask(self, i: int) -> np.ndarray | None:
         """The exact foreground of image `i`, bool [H, W], where the source knows it."""

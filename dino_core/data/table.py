@@ -59,7 +59,7 @@ class Table(Source):
         return self.root / os.fsdecode(raw) if raw else None
 
 
-def open_table(spec: str, file: Path) -> Table:
+def open_table(spec: str, file: Path, channels: int = 3) -> Table:
     """Read a table; a `UserError` when it has no rows, no paths, or none of its files."""
     frame = _read(spec, file)
     if frame.empty:
@@ -71,6 +71,7 @@ def open_table(spec: str, file: Path) -> Table:
             f"{spec}: no column of image paths; call one of its columns path (it has: {columns})"
         )
     table = Table(spec, file, frame, column)
+    table.channels = channels
     paths = [table.path(i) for i in range(min(len(table), TRIED))]
     if not any(path is not None and path.exists() for path in paths):
         raise UserError(

@@ -66,11 +66,11 @@ class Tar(Source):
             os.close(self._opened)  # type: ignore[arg-type]
 
 
-def open_tar(spec: str, file: Path) -> Tar:
+def open_tar(spec: str, file: Path, channels: int = 3) -> Tar:
     """Index the images of a tar; a `UserError` when it is compressed, broken or has none."""
     notes: list[str] = []
     try:
-        members = _index(file, notes)
+        members = _index(file, notes, channels)
     except tarfile.TarError as error:
         raise UserError(f"{spec}: is not a tar file that can be read ({error})") from None
     except OSError as error:
@@ -78,11 +78,11 @@ def open_tar(spec: str, file: Path) -> Tar:
     if not members:
         raise UserError(f"{spec}: no images in this tar file")
     source = Tar(spec, file, members)
-    source.notes = notes
+    source.notes, source.channels = notes, channels
     return source
 
 
-def _index(file: Path, notes: list[str]) -> dict[str, tuple[int, int]]:
+def _index(file: Path, notes: list[str], channels: int) -> dict[str, tuple[int, int]]:
     """Offset and size of every image by name; of a name that comes twice, the last, as tar does."""
     found: dict[str, tuple[int, int]] = {}
     everything: dict[str, tuple[int, int]] = {}
@@ -101,7 +101,7 @@ def _index(file: Path, notes: list[str]) -> dict[str, tuple[int, int]]:
                     continue
                 everything[member.name] = place
                 name = _clean(member.name)
-                if name and _is_image(raw.fileno(), name, place):
+                if name and _is_image(raw.fileno(), name, place, channels):
                     found[name] = place
         except tarfile.ReadError as error:
             if not found:
@@ -116,8 +116,8 @@ def _clean(name: str) -> str:
     return "" if any(is_hidden(part) for part in parts) else "/".join(parts)
 
 
-def _is_image(descriptor: int, name: str, place: tuple[int, int]) -> bool:
-    told = by_name(name.rpartition("/")[2])
+def _is_image(descriptor: int, name: str, place: tuple[int, int], channels: int) -> bool:
+    told = by_name(name.rpartition("/")[2], channels)
     if told is None:
         return looks_like_image(_read_at(descriptor, place[0], min(HEAD, place[1])))
     return told
