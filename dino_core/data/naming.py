@@ -51,17 +51,19 @@ def folder_labels(names: Sequence[str]) -> FolderLabels:
     folder are unlabeled (-1). One folder around everything says nothing and gives no labels.
     Folders called train, val, test and the like are splits, and the class is one level further in.
     """
-    folders = _without_common([name.split("/")[:-1] for name in names])
+    places: dict[str, int] = {}  # a million images lie in few folders: those are what is looked at
+    place = [places.setdefault(name.rpartition("/")[0], len(places)) for name in names]
+    folders = _without_common([folder.split("/") if folder else [] for folder in places])
     splits = None
     if len(folders) and all(parts and parts[0].lower() in SPLITS for parts in folders):
-        splits = np.array([parts[0] for parts in folders], dtype=object)
+        splits = np.array([parts[0] for parts in folders], dtype=object)[place]
         folders = [parts[1:] for parts in folders]
     outer = [parts[0] if parts else "" for parts in folders]
     classes = sorted(set(outer) - {""})
     if not classes:
         return FolderLabels(None, [], splits)
     number = {name: k for k, name in enumerate(["", *classes], start=-1)}
-    return FolderLabels(np.array([number[name] for name in outer], np.int64), classes, splits)
+    return FolderLabels(np.array([number[name] for name in outer])[place], classes, splits)
 
 
 def _without_common(folders: list[list[str]]) -> list[list[str]]:

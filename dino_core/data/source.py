@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, overload
 
@@ -51,6 +51,12 @@ class Names(Sequence[str]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self.raw(index).decode("utf-8", "backslashreplace")
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for end in self.ends.tolist():
+            yield self.buffer[start:end].decode("utf-8", "backslashreplace")
+            start = end
 
     def raw(self, index: int) -> bytes:
         """The name as bytes; `os.fsdecode` makes a path of it."""

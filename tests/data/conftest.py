@@ -17,6 +17,12 @@ def picture(value: int, side: int = 8) -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and downloads go where the test's files are."""
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Callable[..., Path]:
     """tree("cat/1.png", "dog/2.png", notes.txt=b"...") fills a folder; image k has gray value k."""
