@@ -9,7 +9,11 @@ Which images an operation touches is decided from the plans on the CPU, so nothi
 the device. Pixels keep Pillow's scale, 0 to 255, until they are normalized; between operations
 they are not rounded to whole numbers as Pillow's are.
 
-Shapes: B images, C = 3 channels, H = W = S pixels, N images that one operation touches.
+Color needs red, green and blue. Images of another number of channels have none: brightness,
+contrast, blur and solarize treat all their channels alike; saturation, hue and grayscale, which
+only move colors, leave them as they are. Contrast then is about the mean of all channels.
+
+Shapes: B images, C channels, H = W = S pixels, N images that one operation touches.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +28,7 @@ from dino_core.augment.plan import JITTER, ViewPlan
 
 WHITE = 255.0
 SLOTS = len(JITTER)  # color jitter has four operations, in each image's own order
+COLORS = 3  # red, green and blue
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's "L"
 OWN, GRAY, MEAN = range(3)
 
@@ -100,8 +105,8 @@ def photometric(
 ) -> Tensor:
     """Jitter, grayscale, blur and solarize each image as planned, then normalize.
 
-    `images` uint8 [B, 3, S, S], on the same device as `batch`; `mean` and `std` per channel, of
-    pixels scaled to [0, 1]. Returns float32 [B, 3, S, S], under autocast too.
+    `images` uint8 [B, C, S, S], on the same device as `batch`; `mean` and `std` per channel, of
+    pixels scaled to [0, 1]. Returns float32 [B, C, S, S], under autocast too.
     """
     if len(images) != len(batch):
         raise ValueError(f"{len(images)} images, but parameters for {len(batch)}")
@@ -115,11 +120,15 @@ def _change_colors(x_BCHW: Tensor, batch: PhotometricBatch) -> None:
     """All that the plans ask for, in place, in the published order."""
     rows = batch.rows.split(batch.counts)
     values = batch.values.split(batch.counts)
-    for slot in range(SLOTS):
-        _blend(x_BCHW, batch.blends[slot])
-        _edit(x_BCHW, rows[slot], partial(shift_hue, shift_N=values[slot]))
     grayscale, blur, solarized = rows[SLOTS:]
-    _edit(x_BCHW, grayscale, lambda x: gray(x).expand_as(x))
+    if x_BCHW.shape[1] == COLORS:
+        for slot in range(SLOTS):
+            _blend(x_BCHW, batch.blends[slot])
+            _edit(x_BCHW, rows[slot], partial(shift_hue, shift_N=values[slot]))
+        _edit(x_BCHW, grayscale, lambda x: gray(x).expand_as(x))
+    else:
+        for slot in range(SLOTS):
+            _blend_colorless(x_BCHW, batch.blends[slot])
     _edit(x_BCHW, blur, partial(gaussian_blur, sigma_N=values[SLOTS + 1]))
     _edit(x_BCHW, solarized, solarize)
 
@@ -201,6 +210,13 @@ def _blend(x_BCHW: Tensor, weights_3B: Tensor) -> None:
     mean_B111 = gray_B1HW.mean(dim=(2, 3), keepdim=True)
     other_B1HW = gray_B1HW.mul_(own_gray).add_(mean_B111 * mean_gray)
     x_BCHW.mul_(own).add_(other_B1HW).clamp_(0, WHITE)
+
+
+def _blend_colorless(x_BCHW: Tensor, weights_3B: Tensor) -> None:
+    """`_blend` where there is no color: an image is its own gray version."""
+    own, own_gray, mean_gray = weights_3B[:, :, None, None, None]
+    mean_B111 = x_BCHW.mean(dim=(1, 2, 3), keepdim=True)
+    x_BCHW.mul_(own + own_gray).add_(mean_B111 * mean_gray).clamp_(0, WHITE)
 
 
 def _edit(x_BCHW: Tensor, rows_N: Tensor, operation: Callable[[Tensor], Tensor]) -> None:

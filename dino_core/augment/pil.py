@@ -5,7 +5,9 @@ against; training does not use it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
@@ -46,6 +48,24 @@ def pil_colors(view: Image.Image, plan: ViewPlan) -> Image.Image:
     if plan.solarize:
         view = ImageOps.solarize(view, threshold=128)
     return view
+
+
+def channel_view(pixels: np.ndarray, plan: ViewPlan) -> np.ndarray:
+    """The planned view of an image without color: uint8 [H, W, C], C not 3, to [S, S, C].
+
+    Each channel is a gray image of its own, but for the contrast, which is about the mean of all;
+    what only moves colors (saturation, hue, grayscale) does nothing.
+    """
+    planes = [pil_crop(Image.fromarray(plane), plan) for plane in np.moveaxis(pixels, -1, 0)]
+    for operation, factor in plan.jitter:
+        if operation == "brightness":
+            planes = [F.adjust_brightness(plane, factor) for plane in planes]
+        elif operation == "contrast":
+            mean = round(float(np.mean([np.asarray(plane) for plane in planes])))
+            even = Image.new("L", (plan.size, plan.size), mean)
+            planes = [Image.blend(even, plane, factor) for plane in planes]
+    rest = replace(plan, jitter=(), grayscale=False)
+    return np.stack([np.asarray(pil_colors(plane, rest)) for plane in planes], axis=-1)
 
 
 def to_normalized(view: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:

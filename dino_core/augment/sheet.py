@@ -25,7 +25,8 @@ def sheet(
     """Draw `rows` independent draws of an image's views, through the path that training uses.
 
     Each row has the image with the boxes of the crops (global in indigo, local in amber), the two
-    global crops, and the local ones. `image` is uint8 [H, W, 3] or a Pillow image.
+    global crops, and the local ones. `image` is uint8 [H, W, C] or a Pillow image; of other than
+    three channels, the first three are shown as red, green and blue (the first alone as gray).
     """
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     height, width = pixels.shape[:2]
@@ -45,7 +46,8 @@ def _views(pixels: np.ndarray, plans: list[ViewPlan]) -> list[Image.Image]:
     pictures = []
     for crop_CSS, plan in zip(crops, plans, strict=True):
         batch = PhotometricBatch.collate([plan])
-        view_1CSS = photometric(crop_CSS.unsqueeze(0), batch, mean=(0, 0, 0), std=(1, 1, 1))
+        zeros, ones = [0.0] * len(crop_CSS), [1.0] * len(crop_CSS)
+        view_1CSS = photometric(crop_CSS.unsqueeze(0), batch, mean=zeros, std=ones)
         side = plan.size * zoom
         pictures.append(_picture(view_1CSS[0]).resize((side, side), Image.Resampling.NEAREST))
     return pictures
@@ -53,12 +55,22 @@ def _views(pixels: np.ndarray, plans: list[ViewPlan]) -> list[Image.Image]:
 
 def _picture(view_CSS: Tensor) -> Image.Image:
     """A float image in [0, 1] as a Pillow image."""
-    return Image.fromarray(view_CSS.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    pixels = view_CSS.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(visible(pixels))
+
+
+def visible(pixels: np.ndarray) -> np.ndarray:
+    """An image of any number of channels [H, W, C] as RGB [H, W, 3], to be looked at."""
+    channels = pixels.shape[2]
+    if channels == 3:
+        return pixels
+    shown = [0, 0, 0] if channels == 1 else [0, 1, min(2, channels - 1)]
+    return np.ascontiguousarray(pixels[:, :, shown])
 
 
 def _overview(pixels: np.ndarray, plans: list[ViewPlan], side: int) -> Image.Image:
     """The whole image, its longer side `side`, with every view's box."""
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(visible(pixels))
     scale = side / max(picture.size)
     picture = picture.resize([max(1, round(length * scale)) for length in picture.size])
     pen = ImageDraw.Draw(picture)
