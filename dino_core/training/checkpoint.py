@@ -37,6 +37,8 @@ class Progress:
 
     skipped: list[list[int]] = field(default_factory=list)
     """Steps that are passed over, as [first, end): their batches broke the run once."""
+    broken: list[int] = field(default_factory=list)
+    """The latest steps, as long as they were not finite."""
     best_step: int | None = None
     """Where the quality check was best so far; that checkpoint is kept."""
     best_value: float | None = None
@@ -79,6 +81,13 @@ def _let_go(checkpoints: list[Checkpoint], recipe: Recipe, progress: Progress) -
         for old in checkpoints[: -recipe.keep]
         if old.step != progress.best_step and not (every and old.step % every == 0)
     ]
+
+
+def drop_after(run: Run, step: int) -> None:
+    """Remove the checkpoints of later steps than `step`."""
+    for checkpoint in run.checkpoints():
+        if checkpoint.step > step:
+            shutil.rmtree(checkpoint.path)
 
 
 def load_checkpoint(checkpoint: Checkpoint, state: TrainState) -> Progress:

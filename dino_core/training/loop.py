@@ -26,6 +26,7 @@ from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.checkpoint import (
     Progress,
+    drop_after,
     load_checkpoint,
     note_progress,
     save_checkpoint,
@@ -111,8 +112,6 @@ class _Loop:
     quarantine: Quarantine = field(init=False)
     waiting: Reading | None = None
     """Numbers of the step before, not read yet."""
-    broken: list[int] = field(default_factory=list)
-    """The latest steps, as long as they were not finite."""
     stopping: bool = False
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -131,7 +130,7 @@ class _Loop:
             recipe.accumulate(distributed.world_size()),
         )
         self.examiner = Examiner(run, recipe, self.source, self.images, self.workers)
-        self.monitor = Monitor(recipe.head.out_dim, self.steps)
+        self.monitor = Monitor(recipe.head.out_dim, 2 * recipe.batch_size, self.steps)
         self.meter = Meter(run, recipe, self.state.step, self.steps_per_epoch, self.sinks)
 
     def prepare(self, fresh: bool) -> None:
@@ -176,8 +175,9 @@ class _Loop:
             self.warn(self.quarantine.sentence())
 
     def _train(self) -> None:
-        if self.state.step == 0:
+        if self.state.step == 0 and self.examiner.due(0):
             self._check()
+            self._save()  # the start may turn out to have been the best
         while True:
             try:
                 self._stretch()
@@ -236,11 +236,12 @@ class _Loop:
         # fp16 overflows now and then by design: its scaler passes such a step over, scales less.
         by_design = self.recipe.precision == "fp16" and numbers["loss"] == numbers["loss"]
         if numbers["finite"] or by_design:
-            self.broken.clear()
+            self.progress.broken.clear()
             return
-        self.broken.append(reading.step)
-        if len(self.broken) >= self.recipe.guards.bad_steps:
-            raise _Diverged(self.broken[0], self.broken[-1] + 1)
+        broken = self.progress.broken
+        broken.append(reading.step)
+        if len(broken) >= self.recipe.guards.bad_steps:
+            raise _Diverged(broken[0], broken[-1] + 1)
 
     def _go_back(self, diverged: "_Diverged") -> None:
         """Return to the last good checkpoint, and pass over the steps that broke the run."""
@@ -252,15 +253,17 @@ class _Loop:
                 f"{self.run.path}: {broke}, the second time; the images of these steps are in "
                 f"failed.json: look at them, or start anew in fp32 or at a lower --lr"
             )
-        self.waiting, self.broken = None, []
-        checkpoint = last_good(self.run)
+        self.waiting = None
+        checkpoint = last_good(self.run, first)
         if checkpoint is None:
             self.state = create_state(self.recipe, self.device)
+            self.progress = Progress()
         else:
             self.progress = load_checkpoint(checkpoint, self.state)
         self.progress.skipped.append([first, end])
         self.warn(f"{broke}: goes back to step {self.state.step} and passes these over", first)
         if self.main:
+            drop_after(self.run, first)  # they know nothing of the steps to pass over
             if checkpoint is not None:
                 note_progress(checkpoint, self.progress)
             self.run.cut_metrics(self.state.step)
@@ -323,8 +326,7 @@ class _Loop:
         )
 
     def _save(self) -> None:
-        """A checkpoint; none in the middle of steps that were not finite, the last one is good."""
-        if self.main and not self.broken:
+        if self.main:
             save_checkpoint(self.run, self.state, self.info, self.recipe, self.progress)
             if len(self.quarantine):
                 self.quarantine.write(self.run.path / "quarantine.jsonl")

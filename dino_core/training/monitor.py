@@ -4,7 +4,7 @@ Fed with the numbers of every watched step, it keeps the last `WINDOW` and answe
 when they show one of these (K prototypes, D dimensions; see `Watched` for the numbers):
 
 uniform         every target is flat: its entropy stays near ln K (and so does the loss)
-one prototype   all images share a target: KL of the mean target to uniform stays near ln K
+one prototype   all images share a target: the mean target has little entropy, ln K - kl_uniform
 same features   the features of all images point the same way: deviation near 0, rank near 1
 stuck           the loss has not left ln K in the first `PATIENT` share of the run
 gradients       the gradient norm has grown a hundredfold over what it was
@@ -20,7 +20,7 @@ from statistics import median
 
 WINDOW = 5  # watched steps that must agree
 FLAT = 0.98  # of ln K: targets of a healthy teacher stay below, however early
-PEAKED = 0.85  # of ln K: the mean target of a healthy teacher uses more than one prototype in four
+SPREAD = 0.6  # of ln(min(K, views)): the entropy that the mean target of a healthy teacher exceeds
 ALIKE = 0.05  # of the deviation that independent directions would have
 NEAR = 0.02  # of ln K: how near to it a loss counts as stuck
 PATIENT = 0.3  # of the run, in which a loss may stay there
@@ -43,10 +43,13 @@ class Warning:
 
 @dataclass
 class Monitor:
-    """Every kind of trouble is named once; `prototypes` is K, `steps` the run's length."""
+    """Every kind of trouble is named once."""
 
     prototypes: int
+    views: int
+    """Global views in a step: two for each image of the batch."""
     steps: int
+    """The run's length."""
     named: set[str] = field(default_factory=set)
     window: deque[Row] = field(default_factory=lambda: deque(maxlen=WINDOW))
     early_norms: list[float] = field(default_factory=list)
@@ -66,6 +69,7 @@ class Monitor:
 
     def _found(self, step: int) -> list[Warning]:
         uniform = math.log(self.prototypes)
+        spread = SPREAD * math.log(min(self.prototypes, self.views))
         seen = self._always
         found = []
         if seen(lambda row: row["teacher_entropy"] > FLAT * uniform):
@@ -77,7 +81,7 @@ class Monitor:
                     f"of ln K = {uniform:.2f}), so there is nothing to learn from them: {_LOWER}",
                 )
             )
-        elif seen(lambda row: row["kl_uniform"] > PEAKED * uniform):
+        elif seen(lambda row: uniform - row["kl_uniform"] < spread):
             found.append(
                 Warning(
                     "one prototype",

@@ -85,9 +85,9 @@ def newest_good(
     return None
 
 
-def last_good(run: Run) -> Checkpoint | None:
-    """The newest whole checkpoint."""
-    whole = run.checkpoints()
+def last_good(run: Run, step: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint, or the newest before step `step` was done."""
+    whole = [found for found in run.checkpoints() if step is None or found.step <= step]
     return whole[-1] if whole else None
 
 

@@ -118,8 +118,9 @@ def _train_until(run: Run, source, step: int) -> None:
     assert run.status()["state"] == "stopped"
 
 
-def test_workers_do_not_change_the_result(whole, source, tmp_path):
-    run = train(dataclasses.replace(TINY, workers=2), source, Run(tmp_path / "workers"))
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_do_not_change_the_result(workers, whole, source, tmp_path):
+    run = train(dataclasses.replace(TINY, workers=workers), source, Run(tmp_path / "workers"))
     assert_same(weights(run), weights(whole))
 
 

@@ -1,0 +1,156 @@
+"""Several processes train as one would: same losses, and a killed one takes nothing with it."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dino_core.data import open_source
+from dino_core.runs import Run
+from dino_core.training import Recipe, train
+from dino_core.training.feed import StepSampler, step_images
+from dino_core.training.parallel import _Synced1d, _Synced2d
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+TOGETHER = """
+import json, sys
+from dino_core.data import open_source
+from dino_core.runs import Run
+from dino_core.training import Recipe, train
+recipe = Recipe.from_json(json.loads(sys.argv[1]))
+train(recipe, open_source(sys.argv[2]), Run(sys.argv[3]))
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny) -> Recipe:
+    """Without drop path, which each process draws for itself."""
+    backbone = dataclasses.replace(tiny.backbone, drop_path=0.0)
+    optim = dataclasses.replace(tiny.optim, lr=0.003)  # AdamW enlarges rounding with its rate
+    return dataclasses.replace(tiny, backbone=backbone, optim=optim, steps=20, save_every=5)
+
+
+def torchrun(recipe: Recipe, data: Path, run: Path, *flags: str) -> subprocess.Popen[str]:
+    script = run.parent / "together.py"
+    script.write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr"]
+    command += ["127.0.0.1", "--nproc-per-node=2", *flags, str(script)]
+    command += [json.dumps(recipe.to_json()), str(data), str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    folder = run.checkpoint().path
+    files = ("student", "teacher", "optimizer")
+    return {f"{f}.{k}": v for f in files for k, v in load_file(folder / f"{f}.safetensors").items()}
+
+
+@pytest.mark.parametrize("micro_batch", [None, pytest.param(2, marks=pytest.mark.soak)])
+def test_two_processes_train_as_one(recipe, pictures, tmp_path, micro_batch):
+    """20 steps with batch norm in the head; without it where two passes make a step, since it
+    sees one pass at a time, and those hold other images."""
+    if micro_batch:
+        head = dataclasses.replace(recipe.head, batch_norm=False)
+        recipe = dataclasses.replace(recipe, head=head, micro_batch=micro_batch)
+    one = train(recipe, open_source(pictures), Run(tmp_path / "one"))
+    finished(torchrun(recipe, pictures, tmp_path / "two"))
+    two = Run(tmp_path / "two")
+    assert two.recipe()["versions"]["world_size"] == 2
+    ours, theirs = one.metrics(), two.metrics()
+    assert [row["step"] for row in theirs] == list(range(recipe.steps))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other["loss"] == pytest.approx(mine["loss"], abs=1e-5)
+        assert other["used_prototypes"] == pytest.approx(mine["used_prototypes"], abs=2)
+
+
+def test_processes_share_every_batch(recipe):
+    images = torch.arange(50).numpy() * 3
+    whole = [chosen for _, chosen in step_images(images, recipe, range(12))]
+    parts = [
+        [chosen for _, chosen in step_images(images, recipe, range(12), rank, 4)]
+        for rank in range(4)
+    ]
+    for step, batch in enumerate(whole):
+        shared = [int(i) for rank in range(4) for i in parts[rank][step]]
+        assert shared == batch.tolist()
+    epoch = [int(i) for batch in whole[:6] for i in batch]
+    assert len(set(epoch)) == len(epoch)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [None, 1, 3, 5, 100])
+def test_passes_are_equal_and_small_enough(recipe, world_size, micro_batch):
+    recipe = dataclasses.replace(recipe, batch_size=24, micro_batch=micro_batch)
+    passes = recipe.accumulate(world_size)
+    share = 24 // world_size
+    assert share % passes == 0
+    assert share // passes <= (micro_batch or share)
+
+
+def test_passes_join_to_the_batch(recipe):
+    recipe = dataclasses.replace(recipe, micro_batch=2)
+    images = torch.arange(40).numpy()
+    sampler = StepSampler(images, recipe, [3, 7])
+    keys = list(sampler)
+    assert len(keys) == len(sampler) == 8
+    flat = [index for part in keys for _, index in part]
+    steps = step_images(images, recipe, [3, 7])
+    assert flat == [index for _, chosen in steps for index in chosen.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (6, 5)), (nn.BatchNorm2d, (4, 5, 3, 2))]
+)
+def test_batch_norm_over_one_process_is_batch_norm(kind, shape, monkeypatch):
+    """Forward, gradients and running statistics; the group is of one."""
+    monkeypatch.setattr("dino_core.training.parallel.all_reduce_with_gradient", lambda x: x)
+    torch.manual_seed(0)
+    plain, synced = kind(5), kind(5)
+    synced.__class__ = {nn.BatchNorm1d: _Synced1d, nn.BatchNorm2d: _Synced2d}[kind]
+    x = torch.randn(shape, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    target = torch.randn(shape)
+    (plain(x) * target).sum().backward()
+    (synced(y) * target).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad, atol=1e-5, rtol=1e-5)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(synced.state_dict()[name], value)
+    torch.testing.assert_close(synced.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(synced.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.soak
+def test_a_killed_process_is_replaced_and_nothing_is_lost(recipe, pictures, tmp_path):
+    recipe = dataclasses.replace(recipe, steps=40)
+    finished(torchrun(recipe, pictures, tmp_path / "whole"))
+    process = torchrun(recipe, pictures, tmp_path / "killed", "--max-restarts=2")
+    run = Run(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while not run.checkpoints() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.status()["process"]["pid"], signal.SIGKILL)
+    finished(process)
+    assert "goes on at step" in (run.path / "log.txt").read_text()
+    ours, theirs = weights(run), weights(Run(tmp_path / "whole"))
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert all(math.isfinite(row["loss"]) for row in run.metrics())

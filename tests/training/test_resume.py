@@ -1,0 +1,183 @@
+"""Exact resume: whatever ended a run, it goes on as if nothing had happened."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.runs import Run
+from dino_core.training import QualityConfig, Recipe, train
+from dino_core.training.stopping import Stop
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+ON_AND_ON = """
+import json, sys
+from dino_core.data import open_source
+from dino_core.runs import Run
+from dino_core.training import Recipe, train
+recipe = Recipe.from_json(json.loads(sys.argv[1]))
+train(recipe, open_source(sys.argv[2]), Run(sys.argv[3]), resume=True)
+"""
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    folder = run.checkpoint().path
+    files = ("student", "teacher", "optimizer")
+    return {f"{f}.{k}": v for f in files for k, v in load_file(folder / f"{f}.safetensors").items()}
+
+
+def assert_same(ours: Run, theirs: Run) -> None:
+    first, second = weights(ours), weights(theirs)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def timeless(run: Run) -> list[dict[str, float]]:
+    """What it logged, but for its speed."""
+    return [{**row, "images_per_second": 0} for row in run.metrics()]
+
+
+def start(recipe: Recipe, data: Path, run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", ON_AND_ON, json.dumps(recipe.to_json()), str(data), str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("precision", "workers", "kills"), [("fp32", 1, 20), ("bf16", 0, 5)])
+def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp_path):
+    """SIGKILL in the middle of anything: importing, a step, a check, a save."""
+    recipe = dataclasses.replace(
+        tiny,
+        precision=precision,
+        workers=workers,
+        steps=8 * kills,
+        save_every=3,
+        quality=QualityConfig(checks=8, hold_out=0.25, probes=1),
+    )
+    whole = train(recipe, open_source(pictures), Run(tmp_path / "whole"))
+    killed = Run(tmp_path / "killed")
+    moments = random.Random(precision)
+    done = 0
+    while done < kills:
+        process = start(recipe, pictures, killed.path)
+        time.sleep(moments.uniform(2.5, 6.5))
+        process.send_signal(signal.SIGKILL)
+        ended = process.wait(timeout=60)
+        done += ended == -signal.SIGKILL
+        assert ended in (0, -signal.SIGKILL)
+        if ended == 0:
+            break
+    assert start(recipe, pictures, killed.path).wait(timeout=600) == 0
+    assert_same(killed, whole)
+    assert timeless(killed) == timeless(whole)
+    assert done >= kills / 2  # else the run was too short to say anything
+
+
+def test_a_truncated_checkpoint_is_left_for_the_one_before(pictures, tiny, tmp_path, capsys):
+    source = open_source(pictures)
+    whole = train(tiny, source, Run(tmp_path / "whole"))
+    run = Run(tmp_path / "run")
+    train(tiny, source, run, max_seconds=1e-9)
+    while run.checkpoint().step < 6:
+        train(tiny, source, run, resume=True, max_seconds=1e-9)
+    broken = run.checkpoint().path / "optimizer.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-1000])
+    capsys.readouterr()
+    train(tiny, source, run, resume=True)
+    said = capsys.readouterr().err
+    assert "step-00000006: damaged" in said
+    assert "goes on at step 5" in said
+    assert_same(run, whole)
+
+
+def test_when_all_are_damaged_it_says_so_and_deletes_nothing(pictures, tiny, tmp_path):
+    run = train(tiny, open_source(pictures), Run(tmp_path / "run"))
+    for checkpoint in run.checkpoints():
+        (checkpoint.path / "student.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="none of its checkpoints can be read"):
+        train(tiny, open_source(pictures), run, resume=True)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [4, 8, 12]
+
+
+def test_a_disk_that_is_full_for_a_while(pictures, tiny, tmp_path, monkeypatch):
+    """The save at step 8 fails; the run ends in a sentence, and goes on from step 4 exactly."""
+    source = open_source(pictures)
+    whole = train(tiny, source, Run(tmp_path / "whole"))
+    from dino_core.training import checkpoint
+
+    write = checkpoint.write_tensors
+
+    def full(path: Path, *rest: object) -> None:
+        if "step-00000008" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, *rest)
+
+    run = Run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_tensors", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            train(tiny, source, run)
+    assert [found.step for found in run.checkpoints()] == [4]
+    assert run.status()["state"] == "failed"
+    train(tiny, source, run, resume=True)
+    assert_same(run, whole)
+
+
+def test_other_circumstances_are_told(pictures, tiny, tmp_path, capsys):
+    source, run = open_source(pictures), Run(tmp_path / "run")
+    train(tiny, source, run, max_seconds=1e-9)
+    recipe = run.recipe()
+    recipe["versions"]["torch"] = "1.13.1"
+    (run.path / "recipe.json").write_text(json.dumps(recipe))
+    capsys.readouterr()
+    train(tiny, source, run, resume=True)
+    said = capsys.readouterr().err
+    assert "not bit for bit as it would have: torch 1.13.1 then" in said
+
+
+def test_newest_best_and_every_kth_are_kept(pictures, tiny, tmp_path):
+    recipe = dataclasses.replace(tiny, save_every=1, keep=2, keep_every=5)
+    run = train(recipe, open_source(pictures), Run(tmp_path / "run"))
+    assert [found.step for found in run.checkpoints()] == [5, 10, 11, 12]
+
+
+def test_a_minute_that_is_over_is_a_reason_to_save(pictures, tiny, tmp_path):
+    recipe = dataclasses.replace(tiny, save_every=1000, save_minutes=1e-9, keep=0)
+    run = train(recipe, open_source(pictures), Run(tmp_path / "run"))
+    assert [found.step for found in run.checkpoints()] == list(range(1, 13))
+
+
+def test_time_that_is_up_says_so(tmp_path):
+    assert not Stop(Run(tmp_path)).wanted()
+    assert not Stop(Run(tmp_path), max_seconds=3600).wanted()
+    stop = Stop(Run(tmp_path), max_seconds=0)
+    assert stop.wanted()
+    assert stop.reason == "its time is up"
+    (tmp_path / "stop").touch()
+    asked = Stop(Run(tmp_path))
+    assert asked.wanted()
+    assert asked.reason == "it was asked to stop"
+
+
+def test_torchrun_restarting_implies_resume(pictures, tiny, tmp_path, monkeypatch):
+    source, run = open_source(pictures), Run(tmp_path / "run")
+    train(tiny, source, run, max_seconds=1e-9)
+    with pytest.raises(UserError, match="add --resume"):
+        train(tiny, source, run)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(tiny, source, run)
+    assert run.status()["state"] == "finished"
