@@ -7,6 +7,8 @@ from pathlib import Path
 from dino_core.data.channels import NEEDS_TIFFFILE, has_tifffile
 from dino_core.data.decode import looks_like_image
 from dino_core.data.folder import open_file, open_folder
+from dino_core.data.from_hub import open_hub
+from dino_core.data.from_torchvision import open_torchvision
 from dino_core.data.naming import by_name
 from dino_core.data.scenes import open_scenes
 from dino_core.data.source import Source
@@ -14,7 +16,10 @@ from dino_core.data.table import TABLE_ENDINGS, open_table
 from dino_core.data.tar import open_tar
 from dino_core.errors import UserError
 
-KNOWN = "a folder of images, a .csv or .parquet with a path column, a .tar, or scenes"
+KNOWN = (
+    "a folder of images, a .csv or .parquet with a path column, a .tar, torchvision:NAME, "
+    "hf:OWNER/NAME, or scenes"
+)
 TRIED = 1000  # images whose names are looked at for TIFFs
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -33,6 +38,8 @@ def open_source(spec: str | Path, channels: int = 3) -> Source:
     - a `.csv`, `.tsv` or `.parquet` with a column of paths; columns `label` and `split` are known;
     - an uncompressed `.tar`;
     - one image file;
+    - `torchvision:imagenette`, `torchvision:stl10:unlabeled`: what torchvision can download;
+    - `hf:owner/name`, `hf:owner/name:test`: a data set of the Hugging Face Hub;
     - `scenes`, `scenes:500`, `scenes:2000-2600`: generated (`./scenes` is a folder of that name).
 
     Raises `UserError` with one sentence for whatever is none of these.
@@ -44,6 +51,10 @@ def open_source(spec: str | Path, channels: int = 3) -> Source:
         raise UserError(f"no data given; name {KNOWN}")
     if text == "scenes" or text.startswith("scenes:"):
         return _only_rgb(open_scenes(text), channels)
+    if text.startswith("torchvision:"):
+        return open_torchvision(text, channels)
+    if text.startswith("hf:"):
+        return open_hub(text, channels)
     if text.startswith(("http:", "https:")):
         raise UserError(f"{text}: not known as data; name {KNOWN}")
     path = Path(text).expanduser()

@@ -2,68 +2,31 @@
 
 import os
 import tarfile
-import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dino_core.data.decode import MAX_BYTES, BadImage, looks_like_image
+from dino_core.data.decode import looks_like_image
 from dino_core.data.naming import by_name, folder_labels, is_hidden
-from dino_core.data.source import Names, Source, checked
+from dino_core.data.packed import Packed, read_at
+from dino_core.data.source import Names
 from dino_core.errors import UserError
 
 HEAD = 32
 
 
-class Tar(Source):
-    """Images in a tar: their places are found once, and then read by offset.
+class Tar(Packed):
+    """Images in a tar: their places are found once, and then read by offset."""
 
-    Reads use `pread`, which moves no shared file position: threads and forked workers may share
-    one descriptor. Pickling leaves the descriptor behind; the copy opens its own.
-    """
+    container = "tar file"
 
     def __init__(self, spec: str, file: Path, members: dict[str, tuple[int, int]]) -> None:
         names = sorted(members, key=os.fsencode)
-        self.spec, self.root, self.notes = spec, file.parent, []
-        self.ids = Names(names)
+        places = np.array([members[name] for name in names], np.int64).reshape(-1, 2)
+        super().__init__(spec, file, Names(names), places[:, 0].copy(), places[:, 1].copy())
+        self.root = file.parent
         found = folder_labels(self.ids)
         self.labels, self.classes, self.splits = found.labels, found.classes, found.splits
-        self.file = file
-        places = np.array([members[name] for name in names], np.int64).reshape(-1, 2)
-        self._offsets, self._sizes = places[:, 0].copy(), places[:, 1].copy()
-        self._opened: int | None = None
-        self._opening = threading.Lock()
-
-    def read(self, i: int) -> bytes:
-        """The bytes of member `i`; raises `BadImage`."""
-        i = checked(i, len(self))
-        size = int(self._sizes[i])
-        if size > MAX_BYTES:
-            raise BadImage(f"too large: {size:,} bytes, the limit is {MAX_BYTES:,}")
-        try:
-            data = _read_at(self._descriptor(), int(self._offsets[i]), size)
-        except OSError as error:
-            raise BadImage(f"cannot be read ({error.strerror})") from None
-        if len(data) < size:
-            raise BadImage("truncated (the tar file ends within it)")
-        return data
-
-    def _descriptor(self) -> int:
-        with self._opening:
-            if self._opened is None:
-                self._opened = os.open(self.file, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            return self._opened
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None, "_opening": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _opening=threading.Lock())
-
-    def __del__(self) -> None:
-        if getattr(self, "_opened", None) is not None:
-            os.close(self._opened)  # type: ignore[arg-type]
 
 
 def open_tar(spec: str, file: Path, channels: int = 3) -> Tar:
@@ -119,17 +82,5 @@ def _clean(name: str) -> str:
 def _is_image(descriptor: int, name: str, place: tuple[int, int], channels: int) -> bool:
     told = by_name(name.rpartition("/")[2], channels)
     if told is None:
-        return looks_like_image(_read_at(descriptor, place[0], min(HEAD, place[1])))
+        return looks_like_image(read_at(descriptor, place[0], min(HEAD, place[1])))
     return told
-
-
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset`, fewer only at the end of the file."""
-    pieces: list[bytes] = []
-    while size > 0:
-        piece = os.pread(descriptor, size, offset)
-        if not piece:
-            break
-        pieces.append(piece)
-        offset, size = offset + len(piece), size - len(piece)
-    return b"".join(pieces)
