@@ -54,7 +54,19 @@ def recorded_rows(vit: nn.Module) -> Iterator[list[Tensor]]:
     stand on `vit` itself meanwhile, so no other thread may run it. Raises `UserError` as `cls_rows`
     does.
     """
-    modules = attention_modules(vit)
+    with _tapped(attention_modules(vit)) as rows:
+        yield rows
+
+
+@contextmanager
+def last_row(vit: nn.Module) -> Iterator[list[Tensor]]:
+    """As `recorded_rows`, of the last layer alone: a list of one tensor."""
+    with _tapped(attention_modules(vit)[-1:]) as rows:
+        yield rows
+
+
+@contextmanager
+def _tapped(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
     rows: list[Tensor] = []
     with ExitStack() as stack:
         for layer, module in enumerate(modules):

@@ -69,7 +69,7 @@ def create_backbone(info: ModelInfo, *, drop_path_rate: float = 0.0) -> Backbone
             f"{info.architecture}: unknown option {', '.join(strangers)}; "
             f"there are: {', '.join(sorted(OPTIONS[family]))}"
         )
-    net = _create(info, _ARGUMENTS[family](info), drop_path_rate)
+    net = _create(info, drop_path_rate)
     if family == "vit":
         return _vit_backbone(net, info)
     kinds: dict[Family, tuple[type[nn.Module], type[XcitBackbone | ConvBackbone]]] = {
@@ -101,7 +101,12 @@ def has_patches(architecture: str) -> bool:
     return family_of(architecture) in ("vit", "xcit")
 
 
-def _create(info: ModelInfo, arguments: dict[str, Any], drop_path_rate: float) -> Any:
+def timm_arguments(info: ModelInfo) -> dict[str, Any]:
+    """What `timm.create_model` is given for this architecture besides channels and options."""
+    return _ARGUMENTS[family_of(info.architecture)](info)
+
+
+def _create(info: ModelInfo, drop_path_rate: float) -> Any:
     try:
         return timm.create_model(
             info.architecture,
@@ -109,7 +114,7 @@ def _create(info: ModelInfo, arguments: dict[str, Any], drop_path_rate: float) -
             num_classes=0,
             in_chans=info.channels,
             drop_path_rate=drop_path_rate,
-            **arguments,
+            **timm_arguments(info),
             **info.options,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

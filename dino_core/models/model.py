@@ -28,7 +28,7 @@ from dino_core.models.info import ModelInfo
 from dino_core.models.pretrained import read_timm
 from dino_core.models.weights import Part, Weights, load_strictly, read_weights
 from dino_core.rng import torch_seed
-from dino_core.runs import Run
+from dino_core.runs import Checkpoint, Run
 
 STARTER = Path(__file__).parent / "starter" / "starter.safetensors"
 FILE_KINDS = (".safetensors", ".pth", ".pt")
@@ -100,6 +100,18 @@ def load_model(spec: str | Path, *, device: str = "auto", root: str | Path | Non
     return Model(_filled_backbone(weights, spec), spec, target)
 
 
+def checkpoint_named(spec: str, root: Path) -> tuple[Run, Checkpoint] | None:
+    """The checkpoint that `runs/NAME` or `runs/NAME@STEP` names; None for all other spellings.
+
+    Raises `UserError` for a run without that checkpoint.
+    """
+    path, step, part = _parsed(spec)
+    run = Run(root / Path(path).expanduser())
+    if part is not None or spec == "starter" or not (run.exists() or run.checkpoints()):
+        return None
+    return run, run.checkpoint(step)
+
+
 def untrained(model: Model, seed: int = 0) -> Model:
     """The same architecture with fresh weights of `seed`, on the same device: what chance gives."""
     return Model(_seeded_backbone(model.info, seed), f"{model.spec} (random init)", model.device)
@@ -134,13 +146,7 @@ def _seeded_backbone(info: ModelInfo, seed: int) -> Backbone:
 def _read(spec: str, root: Path) -> Weights:
     if spec.startswith("timm:"):
         return read_timm(spec.removeprefix("timm:"))
-    match = _SPEC.fullmatch(spec.strip())
-    if not match:
-        raise UserError(
-            "the model has no name; use starter, runs/NAME, a weights file or timm:NAME"
-        )
-    path, step = match["path"], None if match["step"] is None else int(match["step"])
-    part: Part | None = match["part"]  # type: ignore[assignment]  # the pattern allows no other
+    path, step, part = _parsed(spec)
     if spec == "starter":
         if not STARTER.is_file():
             raise UserError("starter: its weights are missing from this installation; reinstall it")
@@ -152,6 +158,17 @@ def _read(spec: str, root: Path) -> Weights:
     if step is None and place.suffix in FILE_KINDS:
         return read_weights(place, part)
     raise _unknown(spec, place, root)
+
+
+def _parsed(spec: str) -> tuple[str, int | None, Part | None]:
+    """Path, step and part of a spelling."""
+    match = _SPEC.fullmatch(spec.strip())
+    if not match:
+        raise UserError(
+            "the model has no name; use starter, runs/NAME, a weights file or timm:NAME"
+        )
+    part: Part | None = match["part"]  # type: ignore[assignment]  # the pattern allows no other
+    return match["path"], None if match["step"] is None else int(match["step"]), part
 
 
 def _unknown(spec: str, place: Path, root: Path) -> UserError:

@@ -48,7 +48,7 @@ class VitBackbone(Backbone):
         grid = self.grid(*x_BCHW.shape[-2:])
         x_BND = vit.patch_embed(x_BCHW).flatten(1, 2)
         prefix = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
-        prefix_BPD = torch.cat(prefix, dim=1).expand(len(x_BND), -1, -1)
+        prefix_BPD = torch.cat(prefix, dim=1).expand(x_BND.shape[0], -1, -1)
         pos_embed = None if vit.pos_embed is None else self.pos_embed(grid)
         if pos_embed is not None and vit.no_embed_class:  # registers: positions for patches only
             x_BND = torch.cat([prefix_BPD, x_BND + pos_embed], dim=1)

@@ -53,7 +53,7 @@ def save_weights(
     """
     tensors = {f"backbone.{name}": tensor for name, tensor in backbone_state.items()}
     tensors |= {f"head.{name}": tensor for name, tensor in (head_state or {}).items()}
-    stored = {name: _as_stored(tensor, dtype) for name, tensor in tensors.items()}
+    stored = {name: as_stored(tensor, dtype) for name, tensor in tensors.items()}
     with whole_file(Path(path)) as aside:
         write_tensors(aside, stored, info.to_metadata())
 
@@ -170,7 +170,7 @@ def _not_torch(path: Path) -> UserError:
     return UserError(f"{path}: not a whole torch weights file; copy or download it again")
 
 
-def _as_stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def as_stored(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """On the CPU, contiguous, sharing memory with no other (safetensors refuses shared memory)."""
     target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     return tensor.detach().to("cpu", target, copy=True).contiguous()

@@ -33,7 +33,7 @@ class XcitBackbone(Backbone):
             )
         kept = []
         x_BND = self._patches(x_BCHW)
-        x_BND = torch.cat([self.vit.cls_token.expand(len(x_BND), -1, -1), x_BND], dim=1)
+        x_BND = torch.cat([self.vit.cls_token.expand(x_BND.shape[0], -1, -1), x_BND], dim=1)
         for index, block in enumerate(self.vit.cls_attn_blocks):
             x_BND = block(x_BND)
             if index >= self.depth - n:
@@ -45,7 +45,7 @@ class XcitBackbone(Backbone):
         rows, columns = self.grid(*x_BCHW.shape[-2:])
         x_BND, _ = self.vit.patch_embed(x_BCHW)
         if self.vit.pos_embed is not None:
-            position_BDhw = self.vit.pos_embed(len(x_BND), rows, columns)
+            position_BDhw = self.vit.pos_embed(1, rows, columns)
             x_BND = x_BND + position_BDhw.flatten(2).transpose(1, 2)
         for block in self.vit.blocks:
             x_BND = block(x_BND, rows, columns)
