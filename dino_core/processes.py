@@ -28,9 +28,9 @@ def start_detached(
     """
     with open(output, "ab" if append else "wb") as file:
         child = subprocess.Popen(
-            [sys.executable, "-P", *arguments],
+            [sys.executable, *arguments],
             cwd=cwd,
-            env=_importable(os.environ),
+            env=_importable(os.environ) | {"PYTHONSAFEPATH": "1"},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

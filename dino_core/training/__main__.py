@@ -11,12 +11,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from dino_core import distributed
 from dino_core.errors import UserError, command
 from dino_core.files import read_json
 from dino_core.processes import this_process
 from dino_core.runs import ALIVE, Run
-from dino_core.training.launch import REQUEST, STARTING
+from dino_core.training.launch import REQUEST, STARTING, own_recipe
+
+if TYPE_CHECKING:
+    from dino_core.data import Source
+    from dino_core.training.recipe import Recipe
 
 
 @contextmanager
@@ -25,6 +31,9 @@ def told(run: Run) -> Iterator[None]:
 
     Says nothing while another process runs this run.
     """
+    if not distributed.is_main():
+        yield
+        return
     before = run.status()
     if before.get("state") not in ALIVE:
         run.write_status(STARTING, **{k: before[k] for k in ("step", "steps") if k in before})
@@ -42,6 +51,25 @@ def told(run: Run) -> Iterator[None]:
         raise
 
 
+def recipe_for(run: Run, source: "Source", request: dict[str, Any]) -> "Recipe":
+    """The recipe that was asked for; a name is planned, unless the run has its own already."""
+    from dino_core.training.recipe import Recipe
+
+    asked = request["recipe"]
+    if not isinstance(asked, str):
+        return Recipe.from_json(asked)
+    if run.exists():
+        return Recipe.from_json(own_recipe(run))
+    from dino_core.training.plan import planned
+
+    def tell(sentence: str) -> None:
+        if distributed.is_main():
+            print(sentence, file=sys.stderr, flush=True)
+            run.log(sentence)
+
+    return planned(asked, source, max_seconds=request["max_seconds"], tell=tell)
+
+
 @command
 def main() -> None:
     if len(sys.argv) != 2:
@@ -54,10 +82,9 @@ def main() -> None:
 
         source = open_source(request["data"])  # before torch: it may have a word to say at once
         from dino_core.training.loop import train
-        from dino_core.training.recipe import Recipe
 
         train(
-            Recipe.from_json(request["recipe"]),
+            recipe_for(run, source, request),
             source,
             run,
             resume=request["resume"],

@@ -115,10 +115,11 @@ def choose(
     """Settings for `images` images (2 at least) whose short side has `size` pixels (their median).
 
     `memory` is the device's in bytes, `seconds` the time there is, `processes` how many train
-    together. The speed is estimated where `images_per_second` does not tell it.
+    together. The speed is estimated where `images_per_second` does not tell it (see `measured`).
     """
     slow = device != "cuda"
-    speed = images_per_second or (lambda recipe: estimated_speed(recipe, device, cores) * processes)
+    speed: Speed = lambda recipe: estimated_speed(recipe, device, cores) * processes  # noqa: E731
+    speed = speed if images_per_second is None else images_per_second
     plan, reasons = _plan(images, size, device, seconds, speed)
     base = plan.recipe()
     batch = _batch(base, images, processes, slow)
@@ -289,6 +290,11 @@ def _fitted_to_memory(
 def estimated_speed(recipe: Recipe, device: DeviceKind, cores: int = 1) -> float:
     """Images per second of one device, to within a factor of three; measured speeds are better."""
     return REACHED[device] * (cores if device == "cpu" else 1) / image_flops(recipe)
+
+
+def measured(recipe: Recipe, images_per_second: float) -> Callable[[Recipe], float]:
+    """The speed of any recipe, from that of one on the same machine."""
+    return lambda other: images_per_second * image_flops(recipe) / image_flops(other)
 
 
 def image_flops(recipe: Recipe) -> float:

@@ -46,12 +46,13 @@ BETWEEN_LOOKS = 0.05  # seconds
 
 
 def start(
-    recipe: "Recipe",
+    recipe: "Recipe | str",
     data: str,
     out: str | Path,
     *,
     root: str | Path = ".",
     resume: bool = False,
+    processes: int = 1,
     max_seconds: float | None = None,
     tensorboard: bool = False,
     wandb: str | None = None,
@@ -59,16 +60,19 @@ def start(
 ) -> Run:
     """Train in a process of its own, as `dino_core.training.train` would with these arguments.
 
-    Relative spellings of `data`, `out` and the recipe's `init` count from `root`. Returns once the
-    run trains or has ended well, or after `patience` seconds while it is still starting. Raises
-    `UserError` with the run's own sentence when it cannot begin, and when a run is there already
-    (with `resume` only when it is running), or the folder holds something else.
+    A recipe may be a name, `auto` among them: the run then plans its length by `max_seconds`.
+    Relative spellings of `data`, `out` and the recipe's `init` count from `root`. `processes` of
+    this machine train together, one a GPU. Returns once the run trains or has ended well, or after
+    `patience` seconds while it is still starting. Raises `UserError` with the run's own sentence
+    when it cannot begin, and when a run is there already (with `resume` only when it is running),
+    or the folder holds something else.
     """
     run = Run(Path(root, out))
     if run.exists() and not resume:
         _refuse_running(run)
         raise UserError(f"{run.path}: a run is already there; resume it, or name another folder")
-    request = {"recipe": recipe.to_json(), "data": os.fspath(data), "resume": resume}
+    request: dict[str, Any] = {"recipe": recipe if isinstance(recipe, str) else recipe.to_json()}
+    request |= {"data": os.fspath(data), "resume": resume, "processes": processes}
     request |= {"max_seconds": max_seconds, "tensorboard": tensorboard, "wandb": wandb}
     return _launch(run, request, Path(root), patience)
 
@@ -92,16 +96,13 @@ def resume(
         )
     asked = read_json(run.path / REQUEST) if (run.path / REQUEST).is_file() else {}
     if run.exists():
-        recipe = run.recipe()
-        recipe.pop("versions", None)
-        recipe.pop("images", None)
-        data = recipe.pop("data", asked.get("data"))
+        recipe, data = own_recipe(run), run.recipe().get("data", asked.get("data"))
     elif asked:
         recipe, data = asked["recipe"], asked["data"]
     else:
         raise UserError(f"{run.path}: no run is there; name one, e.g. runs/mine")
     known = asked.get("root")
-    request = {"tensorboard": False, "wandb": None} | asked
+    request = {"tensorboard": False, "wandb": None, "processes": 1} | asked
     request |= {"recipe": recipe, "data": data, "resume": True, "max_seconds": max_seconds}
     return _launch(run, request, Path(known if known and Path(known).is_dir() else root), patience)
 
@@ -205,6 +206,11 @@ def overview(run: Run) -> Overview:
     )
 
 
+def own_recipe(run: Run) -> dict[str, Any]:
+    """The fields of the recipe that a run was begun under, without what else it wrote down."""
+    return {k: v for k, v in run.recipe().items() if k not in ("data", "images", "versions")}
+
+
 # -- starting ---------------------------------------------------------------------------------
 
 
@@ -219,25 +225,33 @@ def _launch(run: Run, request: dict[str, Any], root: Path, patience: float) -> R
         said_before = output.stat().st_size if output.exists() else 0
         path = str(_spelled(run.path.resolve(), root.resolve()))
         arguments = ["-m", "dino_core.training", path]
+        if request["processes"] > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone"]
+            arguments = [*torchrun, f"--nproc-per-node={request['processes']}", *arguments]
+        began = time.time()
         child = start_detached(arguments, output, cwd=root, append=True)
-        _wait_for_first_word(run, child, patience)
+        _wait_for_first_word(run, child, began, patience)
         if child.poll() is not None:
-            _raise_failure(run, child, said_before)
+            _raise_failure(run, child, began, said_before)
     return run
 
 
-def _wait_for_first_word(run: Run, child: subprocess.Popen[bytes], patience: float) -> None:
+def _wait_for_first_word(
+    run: Run, child: subprocess.Popen[bytes], began: float, patience: float
+) -> None:
     """Return once the child trains or has ended, or when patience is at an end."""
     limit = time.monotonic() + patience
     while child.poll() is None and time.monotonic() < limit:
-        if _is_of(run, child) and run.status()["state"] in ("running", "finished", "stopped"):
+        if _status_since(run, began).get("state") in ("running", "finished", "stopped"):
             return
         time.sleep(BETWEEN_LOOKS)
 
 
-def _raise_failure(run: Run, child: subprocess.Popen[bytes], said_before: int) -> None:
+def _raise_failure(
+    run: Run, child: subprocess.Popen[bytes], began: float, said_before: int
+) -> None:
     """Raise the sentence of a child that has ended badly."""
-    status = run.status() if _is_of(run, child) else {}
+    status = _status_since(run, began)
     if status.get("state") in ("finished", "stopped"):
         return
     output = run.path / OUTPUT
@@ -249,9 +263,10 @@ def _raise_failure(run: Run, child: subprocess.Popen[bytes], said_before: int) -
     raise UserError(f"{run.path}: could not start: {reason}; what it said is in {output}")
 
 
-def _is_of(run: Run, child: subprocess.Popen[bytes]) -> bool:
-    """Whether the status was written by this child."""
-    return bool(run.status().get("process", {}).get("pid") == child.pid)
+def _status_since(run: Run, began: float) -> dict[str, Any]:
+    """The status, `{}` where it was written before this launch."""
+    status = run.status()
+    return status if status.get("heartbeat", 0.0) >= began else {}
 
 
 def _refuse_running(run: Run) -> None:
@@ -266,7 +281,7 @@ def _refuse_foreign(run: Run) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise UserError(f"{run.path}: is a file; a run is a folder, choose another name for it")
     there = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    ours = {REQUEST, OUTPUT, LOCK, "status.json", "recipe.json", ".training.lock"}
+    ours = {REQUEST, OUTPUT, LOCK, "log.txt", "status.json", "recipe.json", ".training.lock"}
     if there and not there & ours:
         raise UserError(
             f"{run.path}: is a folder with other files in it; choose another for the run"

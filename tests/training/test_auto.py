@@ -15,6 +15,7 @@ from dino_core.training.auto import (
     fit_to_time,
     image_bytes,
     image_flops,
+    measured,
 )
 
 numbers = st.integers(2, 5_000_000) | st.integers(2, 300)
@@ -202,6 +203,15 @@ def test_a_measured_speed_sets_the_length_of_settings_that_are_there():
     assert dataclasses.replace(choice.recipe, steps=None, optim=recipe.optim) == recipe
     assert fit_to_time(recipe, 3_000, 0, 64.0).recipe.steps == 1
     assert fit_to_time(recipe, 3_000, math.inf, 64.0).recipe.steps == 800 * 44
+
+
+def test_one_speed_tells_the_others():
+    """On a machine where little is slow, nothing larger is chosen for that."""
+    quick = choose(3_200, 500, device="cuda", seconds=60).recipe
+    again = choose(3_200, 500, device="cuda", seconds=60, images_per_second=measured(quick, 7e3))
+    assert again.recipe.crops == quick.crops
+    fast = choose(3_200, 500, device="cuda", seconds=60, images_per_second=measured(quick, 1e6))
+    assert fast.recipe.crops.global_size == 224
 
 
 def test_speeds_are_of_the_right_order():

@@ -113,6 +113,30 @@ def test_a_run_outlives_the_process_that_started_it_and_its_own_death(tmp_path):
 
 
 @pytest.mark.soak
+def test_two_processes_train_together(tmp_path):
+    run = start(TINY, "scenes:24", "runs/pair", root=tmp_path, processes=2)
+    assert run.recipe()["versions"]["world_size"] == 2
+    wait_until(lambda: len(run.metrics()) >= 2)
+    assert stop(run, wait=PATIENCE)
+    stopped = run.checkpoint().step
+    set_steps(run, stopped + 2)
+    resume(run)
+    wait_until(lambda: run.status()["state"] == "finished")
+    assert [row["step"] for row in run.metrics()] == list(range(stopped + 2))
+    assert run.recipe()["versions"]["world_size"] == 2
+
+
+@pytest.mark.soak
+def test_settings_can_be_chosen_by_the_run_itself(tmp_path):
+    run = start("auto", "scenes:24", "runs/auto", root=tmp_path)
+    assert "K = 1024" in (run.path / "log.txt").read_text()
+    assert run.recipe()["batch_size"] == 2
+    assert stop(run, wait=PATIENCE)
+    with pytest.raises(UserError, match="no such recipe"):
+        start("vits17", "scenes:24", "runs/none", root=tmp_path)
+
+
+@pytest.mark.soak
 def test_two_starts_at_once_make_one_run(tmp_path):
     outcomes: list[object] = []
 
