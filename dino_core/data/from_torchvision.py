@@ -73,7 +73,7 @@ def _keep(spec: str, folder: Path, title: str, dataset: Any) -> None:
             f"{spec}: torchvision's {type(dataset).__name__} is not a list of labeled images; "
             "unpack it yourself and name the folder"
         )
-    labels = _known(np.array(_first(dataset, LABELS), np.int64))
+    labels = _known(np.array([int(label) for label in _first(dataset, LABELS)], np.int64))
     if labels is None:
         write_arrays(folder, title, images, None, [])
     else:

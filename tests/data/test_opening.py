@@ -36,8 +36,6 @@ def test_a_folder_called_scenes_needs_its_dot(tree, monkeypatch):
         ("fotos", "did you mean .*photos"),
         ("photos/cta", "did you mean .*photos/cat"),
         ("nothing like it", "no such file or folder; name a folder"),
-        ("torchvision:imagenette", "not known as data; name a folder"),
-        ("hf:owner/name", "not known as data"),
         ("https://example.org/a.jpg", "not known as data"),
         ("", "no data given"),
         ("photos/notes.txt", "not known as data"),
