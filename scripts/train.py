@@ -1,10 +1,13 @@
 """Train DINO on your own images.
 
     python scripts/train.py --data photos/ --out runs/mine
+    python scripts/train.py --data photos/ --out runs/mine --max-time 30m
     python scripts/train.py --data photos/ --out runs/mine --resume
-    python scripts/train.py --recipe vits16 --data imagenet/train --out runs/vits16 --lr 0.001
+    torchrun --nproc-per-node=8 scripts/train.py --recipe vits16 --data imagenet/train --out runs/s
 
-Ctrl-C saves and stops; --resume goes on. Every field of the recipe is a flag (--help).
+Ctrl-C saves and stops; --resume goes on. Without --recipe the settings are chosen from your images
+and this machine, and it says which and why. Every field of the recipe is a flag, and has the last
+word (--help).
 """
 
 import sys
@@ -16,10 +19,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dino_core import distributed
 from dino_core.data import open_source
-from dino_core.errors import UserError, command
+from dino_core.errors import command
 from dino_core.runs import Run
-from dino_core.training import RECIPES, Recipe, train
+from dino_core.training import RECIPES, Recipe, planned, seconds_of, train
 
 
 @dataclass
@@ -27,40 +31,60 @@ class Train:
     """Train DINO on your own images."""
 
     data: str
-    """A folder, a .csv or .parquet with a path column, a .tar, or `scenes`."""
+    """A folder, a .csv or .parquet with a path column, a .tar, `hf:owner/name`, or `scenes`."""
     out: Path
     """Folder of the run, e.g. runs/mine."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")]
-    recipe: str = "small"
+    recipe: str = "auto"
     """Named settings to start from; every other flag changes one of them."""
     resume: bool = False
     """Go on with the run in --out where it stopped (under its own recipe), or start it."""
+    max_time: str | None = None
+    """Wall time, e.g. 30m: as many steps as fit are chosen before the first one, and when it is up
+    the run saves and stops."""
+    tensorboard: bool = False
+    """Also write metrics for TensorBoard (pip install tensorboard)."""
+    wandb: str | None = None
+    """Also send metrics to this project at Weights & Biases (pip install wandb)."""
 
 
-def named_recipe(arguments: list[str]) -> tuple[str, Recipe]:
-    """The recipe that the command line names: its fields are the defaults of all other flags."""
-    name = "small"
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--recipe="):
-            name = argument.partition("=")[2]
-        elif argument == "--recipe" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-    if name not in RECIPES:
-        raise UserError(f"--recipe {name}: no such recipe (there are: {', '.join(RECIPES)})")
-    return name, RECIPES[name]
+def parse(defaults: Recipe) -> Train:
+    """The command line, with the fields of a recipe as the defaults of their flags."""
+    return tyro.cli(
+        Train,
+        default=Train(data=tyro.MISSING, out=tyro.MISSING, settings=defaults),
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def tell(sentence: str) -> None:
+    if distributed.is_main():
+        print(sentence, file=sys.stderr, flush=True)
 
 
 @command
 def main() -> None:
-    name, recipe = named_recipe(sys.argv[1:])
-    defaults = Train(data=tyro.MISSING, out=tyro.MISSING, settings=recipe, recipe=name)
-    args = tyro.cli(
-        Train,
-        default=defaults,
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
+    args = parse(RECIPES["small"])
+    seconds = None if args.max_time is None else seconds_of(args.max_time)
+    source, run, recipe = open_source(args.data), Run(args.out), args.settings
+    if not run.exists():  # else it is refused, or goes on under its own recipe
+        recipe = planned(
+            args.recipe,
+            source,
+            flags=lambda defaults: parse(defaults).settings,
+            max_seconds=seconds,
+            tell=tell,
+        )
+    train(
+        recipe,
+        source,
+        run,
+        resume=args.resume,
+        max_seconds=seconds,
+        tensorboard=args.tensorboard,
+        wandb=args.wandb,
     )
-    train(args.settings, open_source(args.data), Run(args.out), resume=args.resume)
 
 
 if __name__ == "__main__":

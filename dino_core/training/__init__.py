@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dino_core.training.loop import train
+    from dino_core.training.plan import planned, seconds_of
     from dino_core.training.recipe import (
         BackboneConfig,
         GuardConfig,
@@ -28,6 +29,8 @@ _HOME = {
     "QualityConfig": "recipe",
     "Recipe": "recipe",
     "TeacherConfig": "recipe",
+    "planned": "plan",
+    "seconds_of": "plan",
     "train": "loop",
 }
 
@@ -40,6 +43,8 @@ __all__ = [
     "QualityConfig",
     "Recipe",
     "TeacherConfig",
+    "planned",
+    "seconds_of",
     "train",
 ]
 

@@ -170,7 +170,8 @@ class _Loop:
         finished = self.state.step == self.steps
         outcome = "finished" if finished else "stopped"
         self._status(outcome, reason="" if finished else self.stop.reason)
-        self.say(f"{outcome} at step {self.state.step} of {self.steps}")
+        why = "" if finished else f", since {self.stop.reason}; --resume goes on"
+        self.say(f"{outcome} at step {self.state.step} of {self.steps}{why}")
         if len(self.quarantine):
             self.warn(self.quarantine.sentence())
 

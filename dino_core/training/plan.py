@@ -1,28 +1,42 @@
-"""What a run will cost, from twenty real steps; and as many steps as fit into a given time."""
+"""What to do with these images on this machine, and what it costs, from twenty real steps.
+
+    recipe = planned("auto", source, max_seconds=seconds_of("30m"), tell=print)
+
+Settings come from the number and size of the images, the device and the time (`auto.py`), or from
+a named recipe; the length from the speed that was measured here.
+"""
 
 import contextlib
 import re
 import resource
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 import torch
 
-from dino_core.data import Source
+from dino_core import distributed
+from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo, device_of
+from dino_core.runs import Run
+from dino_core.training.auto import Choice, choose, fit_to_time
 from dino_core.training.feed import Batch, feed
-from dino_core.training.quality import split
+from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
+from dino_core.training.recipes import named
 from dino_core.training.state import create_state
 from dino_core.training.step import Schedules, TrainState, train_step
 
 STEPS = 20
 SETTLED = 5  # steps that are not timed: caches, lazily made kernels, workers starting up
-USABLE = 0.9  # of a time budget: the rest is for quality checks and saving
+SAMPLE = 32  # images whose size is looked at
+LOOKING = 0.1  # of a time budget, spent on quality checks at most
+AUTO = "auto"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
@@ -39,12 +53,93 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
+def planned(
+    name: str,
+    source: Source,
+    *,
+    flags: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    max_seconds: float | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Recipe:
+    """The recipe `name` (or `auto`), changed by `flags`, as long as `max_seconds` allow.
+
+    `flags` puts in what the user asked for, and has the last word. `tell` hears what was chosen and
+    why, and what it will cost. Raises `UserError` for a name that is none and images that cannot
+    be trained on. Where several processes train together nothing is rehearsed: the speed is
+    estimated, and a named recipe keeps its length.
+    """
+    auto = name == AUTO
+    chosen = _chosen(flags, source, max_seconds) if auto else Choice(flags(named(name)), [])
+    for reason in chosen.reasons:
+        tell(reason)
+    if max_seconds is None or distributed.world_size() > 1:
+        return chosen.recipe
+    rehearsal = rehearse(chosen.recipe, source)
+    speed, seconds = (
+        rehearsal.images_per_second,
+        rehearsal.left_to_train(chosen.recipe, max_seconds),
+    )
+    if auto:
+        fitted = _chosen(flags, source, seconds, speed)
+    else:
+        fitted = fit_to_time(chosen.recipe, len(source), seconds, speed)
+        fitted = Choice(flags(fitted.recipe), fitted.reasons)
+    fitted = Choice(rehearsal.seldom_checked(fitted.recipe, max_seconds), fitted.reasons)
+    for reason in fitted.reasons:
+        if reason not in chosen.reasons:
+            tell(reason)
+    images = len(split(fitted.recipe, len(source)).training)
+    steps = fitted.recipe.resolved(images).steps
+    assert steps is not None
+    tell(rehearsal.sentence(fitted.recipe, steps))
+    return fitted.recipe
+
+
+def _chosen(
+    flags: Callable[[Recipe], Recipe],
+    source: Source,
+    max_seconds: float | None,
+    images_per_second: float | None = None,
+) -> Choice:
+    if len(source) < 2:
+        raise UserError(f"{source.spec}: one image is too few to learn from")
+    device = device_of(flags(Recipe()).device)
+    choice = choose(
+        len(source),
+        median_side(source),
+        device=device.type,  # type: ignore[arg-type]
+        memory=torch.cuda.get_device_properties(device).total_memory
+        if device.type == "cuda"
+        else None,
+        seconds=max_seconds,
+        cores=distributed.cores(),
+        processes=distributed.world_size(),
+        images_per_second=images_per_second,
+    )
+    return Choice(flags(choice.recipe), choice.reasons)
+
+
+def median_side(source: Source) -> float:
+    """The median short side in pixels, of `SAMPLE` images spread over the source."""
+    sides = []
+    for index in np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int):
+        try:
+            sides.append(min(source.image(int(index)).shape[:2]))
+        except BadImage:
+            continue
+    if not sides:
+        raise UserError(f"{source.spec}: none of the {SAMPLE} images looked at can be read")
+    return float(np.median(sides))
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """What a step and a checkpoint of a recipe cost on this machine."""
 
     batch_size: int
     seconds_per_step: float
+    seconds_per_check: float
+    """Of a quality check; 0 where the recipe makes none."""
     memory: int
     """Peak in bytes: of the GPU, or of this process where a CPU computes."""
     checkpoint: int
@@ -54,9 +149,19 @@ class Rehearsal:
     def images_per_second(self) -> float:
         return self.batch_size / self.seconds_per_step
 
-    def steps_in(self, seconds: float) -> int:
-        """Steps that fit, at least one."""
-        return max(1, int(USABLE * seconds / self.seconds_per_step))
+    def checks(self, recipe: Recipe, seconds: float) -> int:
+        """As many quality checks as the recipe asks for, and a tenth of the time bears."""
+        most = int(LOOKING * seconds / max(self.seconds_per_check, 1e-3)) - 1
+        return min(recipe.quality.checks, max(1, most))
+
+    def seldom_checked(self, recipe: Recipe, seconds: float) -> Recipe:
+        quality = replace(recipe.quality, checks=self.checks(recipe, seconds))
+        return replace(recipe, quality=quality)
+
+    def left_to_train(self, recipe: Recipe, seconds: float) -> float:
+        """The time without the checks; half of it at least, however long those take."""
+        looking = (self.checks(recipe, seconds) + 1) * self.seconds_per_check
+        return max(seconds / 2, seconds - looking)
 
     def sentence(self, recipe: Recipe, steps: int) -> str:
         kept = recipe.keep + 1 if recipe.keep else max(1, steps // recipe.save_every)
@@ -86,8 +191,9 @@ def rehearse(recipe: Recipe, source: Source, steps: int = STEPS) -> Rehearsal:
     torch.set_num_threads(recipe.threads)
     state = create_state(recipe, device)
     seconds = _time_steps(state, recipe, source, images, steps, device)
+    check = _time_check(state, recipe, source)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
-    return Rehearsal(recipe.batch_size, seconds, memory, _checkpoint_bytes(state))
+    return Rehearsal(recipe.batch_size, seconds, check, memory, _checkpoint_bytes(state))
 
 
 def _time_steps(
@@ -117,6 +223,18 @@ def _time_steps(
             timed += 1
     _wait_for(device)
     return (time.perf_counter() - started) / timed
+
+
+def _time_check(state: TrainState, recipe: Recipe, source: Source) -> float:
+    """Seconds of a quality check, whose probes are thrown away."""
+    parts = split(recipe, len(source))
+    if not len(parts.held_out):
+        return 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        examiner = Examiner(Run(folder), recipe, source, parts, workers=1)
+        started = time.perf_counter()
+        examiner.check(state)
+        return time.perf_counter() - started
 
 
 def _views(batch: Batch | UserError, info: ModelInfo, device: torch.device) -> list[torch.Tensor]:
