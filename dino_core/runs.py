@@ -32,6 +32,7 @@ CHECKPOINT_FILES = (
     "optimizer.safetensors",
     "state.json",
 )
+INTERRUPTED = "it was interrupted"  # the reason of a run that Ctrl-C or SIGTERM stopped
 ALIVE = ("starting", "running")
 SILENCE = 600.0  # seconds without a heartbeat after which a run on another machine counts as dead
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
@@ -106,6 +107,15 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """Every logged step; a line that is cut short (being written now) is left out."""
         return list(_json_lines(self.path / "metrics.jsonl"))
+
+    def history(self) -> list[str]:
+        """One line for each quality check, e.g. `step 300: k-NN 31.2 %, RankMe 20.1`."""
+        lines = []
+        for row in self.metrics():
+            if "rankme" in row:
+                knn = f"k-NN {row['knn']:.1f} %, " if "knn" in row else ""
+                lines.append(f"step {row['step'] + 1}: {knn}RankMe {row['rankme']:.1f}")
+        return lines
 
     def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows to `metrics.jsonl`, one JSON object a line."""

@@ -3,10 +3,12 @@
     python scripts/demo.py
     python scripts/demo.py --data photos/
     python scripts/demo.py --data photos/ --model runs/mine
+    python scripts/demo.py --data photos/ --train 30m
 
 Offline and without a GPU: the first start makes a gallery of generated images (or of your folder),
-then the lens and the explorer start and their addresses are printed. Ctrl-C stops both; the same
-command goes on where it was.
+then the lens and the explorer start and their addresses are printed. With --train a model is first
+trained on your folder, for that long. Ctrl-C stops whatever is going on; the same command goes on
+where it was.
 """
 
 import os
@@ -20,9 +22,10 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dino_core.errors import command
-from dino_core.gallery.listing import gallery_name
+from dino_core.errors import UserError, command
+from dino_core.gallery.listing import data_name, gallery_name
 from dino_core.launcher import AlreadyRunning, Launcher, Server, ending_interrupts
+from dino_core.runs import INTERRUPTED
 from dino_core.serving import choose_port
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class Demo:
     """starter, runs/NAME, a weights file, or timm:NAME."""
     data: str = "scenes"
     """A folder of images, a .csv or .parquet with a path column, a .tar, or `scenes`."""
+    train: str | None = None
+    """Train a model on --data first, for this long, e.g. 30m; it lies in runs/ afterwards."""
     root: Path = Path(".")
     """Where galleries/ is made and runs/ is looked for."""
     lens_port: int = 7860
@@ -49,6 +54,35 @@ class Demo:
     """Port of the explorer; likewise."""
     open: bool = True
     """Open the pages in a browser, where there is a display."""
+
+
+def train_model(args: Demo, root: Path) -> str:
+    """Train on the data, or finish that, or find it finished; which model it is."""
+    if args.model != "starter":
+        raise UserError("--train makes a model of its own: leave --model out")
+    assert args.train is not None
+    from dino_core.data import open_source
+    from dino_core.runs import Run
+
+    run = Run(root / "runs" / data_name(args.data))
+    model = f"runs/{run.name}"
+    if run.exists() and run.status().get("state") == "finished":
+        print(f"{model} is trained already; remove it to train anew.")
+        return model
+    source = open_source(args.data)
+    print("Loading torch ...", flush=True)
+    from dino_core.training import Recipe, planned, seconds_of, train
+
+    seconds = seconds_of(args.train)
+    recipe = Recipe()
+    if not run.exists():
+        recipe = planned("auto", source, run=run, max_seconds=seconds, tell=print)
+    train(recipe, source, run, resume=True, max_seconds=seconds)
+    if run.status().get("reason") == INTERRUPTED:
+        raise KeyboardInterrupt
+    for line in run.history():
+        print(f"  {line}")
+    return model
 
 
 def make_gallery(args: Demo, root: Path) -> "Gallery":
@@ -135,6 +169,8 @@ def main() -> None:
         args.model = str(Path(args.model).resolve())
     try:
         with ending_interrupts(), Launcher(root / ".dino-demo") as launcher:
+            if args.train is not None:
+                args.model = train_model(args, root)
             gallery = make_gallery(args, root)
             serve(args, launcher, servers(args, root, gallery), gallery)
     except AlreadyRunning as other:

@@ -39,9 +39,18 @@ def gallery_name(model: str, data: str) -> str:
     The same pair has the same name, so what is half made is found again.
     """
     model_name = Path(model).stem if Path(model).is_file() else model
-    words = re.sub(r"\W+", "-", f"{Path(data).stem}-{model_name}".lower()).strip("-")[:60]
-    places = [str(Path(spec).resolve()) for spec in (model, data) if Path(spec).exists()]
-    # Folders of one name in two places are two galleries; the starter and `scenes` are everywhere.
+    return _name(f"{Path(data).stem}-{model_name}", model, data)
+
+
+def data_name(data: str) -> str:
+    """Likewise for what is made of this data alone, e.g. a run."""
+    return _name(Path(data).stem, data)
+
+
+def _name(title: str, *specs: str) -> str:
+    words = re.sub(r"\W+", "-", title.lower()).strip("-")[:60]
+    places = [str(Path(spec).resolve()) for spec in specs if Path(spec).exists()]
+    # Folders of one name in two places are two things; the starter and `scenes` are everywhere.
     return f"{words}-{rng.digest(*places):032x}"[: len(words) + 7] if places else words
 
 

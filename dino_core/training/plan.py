@@ -9,6 +9,7 @@ a named recipe; the length from the speed that was measured here.
 import contextlib
 import re
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def planned(
     name: str,
     source: Source,
     *,
+    run: Run | None = None,
     flags: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     max_seconds: float | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
@@ -64,9 +66,11 @@ def planned(
     """The recipe `name` (or `auto`), changed by `flags`, as long as `max_seconds` allow.
 
     `flags` puts in what the user asked for, and has the last word. `tell` hears what was chosen and
-    why, and what it will cost. Raises `UserError` for a name that is none and images that cannot
-    be trained on. Where several processes train together nothing is rehearsed: the speed is
-    estimated, and a named recipe keeps its length.
+    why, and what it will cost. Where several processes train together nothing is rehearsed: the
+    speed is estimated, and a named recipe keeps its length.
+
+    Raises `UserError` for a name that is none, images that cannot be trained on, and a disk that is
+    too full for `run`.
     """
     auto = name == AUTO
     chosen = _chosen(flags, source, max_seconds) if auto else Choice(flags(named(name)), [])
@@ -92,7 +96,21 @@ def planned(
     steps = fitted.recipe.resolved(images).steps
     assert steps is not None
     tell(rehearsal.sentence(fitted.recipe, steps))
+    if run is not None:
+        _check_disk(run, rehearsal.disk(fitted.recipe, steps))
     return fitted.recipe
+
+
+def _check_disk(run: Run, needed: int) -> None:
+    place = next(
+        path for path in (run.path.absolute(), *run.path.absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{run.path}: the run needs {needed / 2**30:.1f} GB of disk, and {free / 2**30:.1f} GB "
+            "are free: make room, name another folder, or keep fewer checkpoints (--keep)"
+        )
 
 
 def _chosen(
@@ -163,13 +181,17 @@ class Rehearsal:
         looking = (self.checks(recipe, seconds) + 1) * self.seconds_per_check
         return max(seconds / 2, seconds - looking)
 
-    def sentence(self, recipe: Recipe, steps: int) -> str:
+    def disk(self, recipe: Recipe, steps: int) -> int:
+        """Bytes that the kept checkpoints take, and one more while it is written."""
         kept = recipe.keep + 1 if recipe.keep else max(1, steps // recipe.save_every)
+        return (kept + 1) * self.checkpoint
+
+    def sentence(self, recipe: Recipe, steps: int) -> str:
         return (
             f"{steps:,} steps of {self.batch_size} images: about "
             f"{spoken(steps * self.seconds_per_step)} ({self.images_per_second:.0f} images/s), "
-            f"{self.memory / 2**30:.1f} GB of memory, {kept * self.checkpoint / 2**20:,.0f} MB on "
-            "disk"
+            f"{self.memory / 2**30:.1f} GB of memory, "
+            f"{self.disk(recipe, steps) / 2**20:,.0f} MB on disk"
         )
 
 

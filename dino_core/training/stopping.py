@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dino_core import distributed
-from dino_core.runs import Run
+from dino_core.runs import INTERRUPTED, Run
 
 
 @dataclass
@@ -39,7 +39,7 @@ def stop_signals(stop: Stop) -> Iterator[None]:
     def ask(_signal: int, _frame: object) -> None:
         if stop.reason:
             raise KeyboardInterrupt
-        stop.reason = "it was interrupted"
+        stop.reason = INTERRUPTED
         # Not print: the signal may have come in the middle of one.
         os.write(sys.stderr.fileno(), b"\nstopping after this step; the state is saved\n")
 
