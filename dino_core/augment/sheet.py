@@ -20,23 +20,33 @@ GLOBAL_COLOR, LOCAL_COLOR = (79, 70, 229), (245, 158, 11)
 
 
 def sheet(
-    image: np.ndarray | Image.Image, config: MultiCrop, seed: int = 0, rows: int = 4
+    image: np.ndarray | Image.Image,
+    config: MultiCrop,
+    seed: int = 0,
+    rows: int = 4,
+    index: int = 0,
 ) -> Image.Image:
     """Draw `rows` independent draws of an image's views, through the path that training uses.
 
     Each row has the image with the boxes of the crops (global in indigo, local in amber), the two
     global crops, and the local ones. `image` is uint8 [H, W, C] or a Pillow image; of other than
     three channels, the first three are shown as red, green and blue (the first alone as gray).
+    With the `index` that the image has in its source, these are the views that training draws.
     """
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     height, width = pixels.shape[:2]
     pictures = []
     for epoch in range(rows):
-        plans = plan_views(config, seed, epoch, 0, height=height, width=width)
+        plans = plan_views(config, seed, epoch, index, height=height, width=width)
         views = _views(pixels, plans)
         overview = _overview(pixels, plans, side=views[0].height)
         pictures.append([overview, *views[:GLOBAL_VIEWS], _block(views)])
     return _grid(pictures)
+
+
+def stacked(pages: list[Image.Image]) -> Image.Image:
+    """Sheets of several images, one below the other."""
+    return _grid([[page] for page in pages])
 
 
 def _views(pixels: np.ndarray, plans: list[ViewPlan]) -> list[Image.Image]:

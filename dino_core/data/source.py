@@ -111,7 +111,10 @@ class Source(ABC):
 
     def image(self, i: int) -> np.ndarray:
         """Image `i`, uint8 [H, W, channels], RGB where these are 3; raises `BadImage`."""
-        data = self.read(i)
+        return self.decode(self.read(i))
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """An image file's bytes as `image` gives them; raises `BadImage`."""
         return decode_image(data) if self.channels == 3 else decode_channels(data, self.channels)
 
     def mask(self, i: int) -> np.ndarray | None:
