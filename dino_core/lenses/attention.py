@@ -18,6 +18,7 @@ from PIL import Image
 
 from dino_core.errors import UserError
 from dino_core.models.attention import attention_modules, cls_rows
+from dino_core.models.preprocess import by_band
 
 if TYPE_CHECKING:
     from dino_core.models import Model
@@ -93,7 +94,7 @@ class Attention:
 def look(model: "Model", image: np.ndarray, *, size: int | None = None) -> Attention:
     """Run `model` once on `image` and keep every head's CLS map.
 
-    `image`: uint8 [H, W, 3]; `size`: short side in pixels (None: `plan`'s default). Raises
+    `image`: uint8 [H, W, C]; `size`: short side in pixels (None: `plan`'s default). Raises
     `UserError` if that makes more than 16,384 patches, or the model has no CLS attention.
     """
     fed = plan(model, image.shape[0], image.shape[1], size=size)
@@ -161,10 +162,14 @@ def kept_counts(attention: np.ndarray, keeps: np.ndarray) -> np.ndarray:
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`image` uint8 [H, W, 3] resized with bicubic filtering, as published evaluation does."""
+    """`image` uint8 [H, W, C] resized with bicubic filtering, as published evaluation does."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+    def bicubic(band: Image.Image) -> np.ndarray:
+        return np.asarray(band.resize((width, height), Image.Resampling.BICUBIC))
+
+    return by_band(bicubic, image)
 
 
 def _running_mass(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -58,11 +58,11 @@ class Model:
         return digest.hexdigest()
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """uint8 [H, W, 3] to float32 [3, S, S] at the native size S, on the CPU."""
+        """uint8 [H, W, C] to float32 [C, S, S] at the native size S, on the CPU."""
         return preprocess.preprocess(image, self.info)
 
     def normalize(self, image: np.ndarray) -> Tensor:
-        """uint8 [H, W, 3] to float32 [3, H, W], size unchanged, on the CPU."""
+        """uint8 [H, W, C] to float32 [C, H, W], size unchanged, on the CPU."""
         return preprocess.normalize(image, self.info)
 
     def describe(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The published evaluation transform, scaled to a model's native size."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -19,27 +21,48 @@ def resize_side(image_size: int) -> int:
 
 
 def preprocess(image: np.ndarray, info: ModelInfo) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, S, S]: short side to `resize_side`, center crop, normalize.
+    """uint8 [H, W, C] to float32 [C, S, S]: short side to `resize_side`, center crop, normalize.
 
     The resize is Pillow's bicubic, as published; tensors resized otherwise differ visibly.
     """
-    strip = Image.fromarray(_middle(image))
-    resized = tv.resize(strip, resize_side(info.image_size), InterpolationMode.BICUBIC)
-    cropped = tv.center_crop(resized, [info.image_size, info.image_size])
-    return normalize(np.asarray(cropped), info)
+    require_channels(image, info)
+    side = resize_side(info.image_size)
+
+    def cropped(band: Image.Image) -> np.ndarray:
+        resized = tv.resize(band, side, InterpolationMode.BICUBIC)
+        return np.asarray(tv.center_crop(resized, [info.image_size, info.image_size]))
+
+    return normalize(by_band(cropped, _middle(image)), info)
 
 
-def normalize(image: np.ndarray, info: ModelInfo) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W]: to [0, 1], minus the mean, over the deviation.
+def by_band(function: Callable[[Image.Image], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """`function` on uint8 [H, W, C] as a Pillow image; where C is not 3, on each channel by itself.
 
-    Raises `UserError` when the image has other channels than the model.
+    Pillow has no image of 2 or 5 channels, and takes the fourth for opacity, which its resize
+    multiplies into the others. Of three it treats each by itself too.
     """
+    if image.shape[2] == 3:
+        return function(Image.fromarray(image))
+    bands = [np.ascontiguousarray(image[..., i]) for i in range(image.shape[2])]
+    return np.stack([function(Image.fromarray(band)) for band in bands], axis=-1)
+
+
+def require_channels(image: np.ndarray, info: ModelInfo) -> None:
+    """Raise `UserError` when the image has other channels than the model."""
     if image.ndim != 3 or image.shape[2] != info.channels:
         shape = " x ".join(map(str, image.shape))
         raise UserError(f"an image of {shape} for a model of {info.channels} channels: convert it")
+
+
+def normalize(image: np.ndarray, info: ModelInfo) -> Tensor:
+    """uint8 [H, W, C] to float32 [C, H, W]: to [0, 1], minus the mean, over the deviation.
+
+    Raises `UserError` when the image has other channels than the model.
+    """
+    require_channels(image, info)
     x_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    mean = torch.tensor(info.mean)[:, None, None]
-    std = torch.tensor(info.std)[:, None, None]
+    mean = torch.tensor(info.mean, dtype=torch.float32)[:, None, None]
+    std = torch.tensor(info.std, dtype=torch.float32)[:, None, None]
     return ((x_CHW - mean) / std).contiguous()
 
 
