@@ -114,7 +114,7 @@ class Run:
         for row in self.metrics():
             if "rankme" in row:
                 knn = f"k-NN {row['knn']:.1f} %, " if "knn" in row else ""
-                lines.append(f"step {row['step'] + 1}: {knn}RankMe {row['rankme']:.1f}")
+                lines.append(f"step {row['steps_done']}: {knn}RankMe {row['rankme']:.1f}")
         return lines
 
     def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:

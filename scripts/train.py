@@ -72,6 +72,7 @@ def main() -> None:
         recipe = planned(
             args.recipe,
             source,
+            run=run,
             flags=lambda defaults: parse(defaults).settings,
             max_seconds=seconds,
             tell=tell,

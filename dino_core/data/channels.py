@@ -15,6 +15,7 @@
 """
 
 import io
+import logging
 import math
 import zlib
 from functools import cache
@@ -36,7 +37,11 @@ from dino_core.data.decode import (
 )
 
 MAX_VALUES = 3 * MAX_PIXELS  # as many as the largest RGB image has
+DENSEST = 1100  # bytes that one byte can unpack to: deflate's limit is 1032
 DEFLATE, LZMA = (8, 32946, 50013), (34887, 34925)  # TIFF's numbers for kinds of compression
+# tifffile logs what it finds odd in a broken file, on stderr where nobody asked for logs.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
 NUMPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 NEEDS_TIFFFILE = "a TIFF of several channels needs a package: pip install tifffile"
@@ -117,7 +122,11 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
         _require(samples if samples > 1 else len(file.pages), channels)  # reads no page yet
         planes = [first] if samples > 1 else [p for p in file.pages if p.shape == first.shape]
         _require(samples if samples > 1 else len(planes), channels)
-        _require_values(first.imagewidth * first.imagelength * first.imagedepth * channels)
+        count = first.imagewidth * first.imagelength * first.imagedepth * channels
+        _require_values(count)
+        packed = DENSEST if first.compression > 1 else 1
+        if count * (first.bitspersample // 8) > len(data) * packed:
+            raise BadImage("truncated (its header says more than the file can hold)")
         for page in planes:
             _check_inflated(page, data)
         if samples == 1:

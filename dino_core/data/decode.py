@@ -171,7 +171,11 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 
 def _from_deep(values: np.ndarray) -> np.ndarray:
     """16-bit values as uint8: the full range scaled down and rounded."""
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    wide = values.astype(np.uint32)
+    wide *= 255  # in place: an image may take hundreds of megabytes
+    wide += 32767
+    wide //= 65535
+    return wide.astype(np.uint8)
 
 
 def _from_unbounded(values: np.ndarray) -> np.ndarray:

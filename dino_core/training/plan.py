@@ -7,6 +7,7 @@ a named recipe; the length from the speed that was measured here.
 """
 
 import contextlib
+import math
 import re
 import resource
 import shutil
@@ -36,6 +37,7 @@ from dino_core.training.step import Schedules, TrainState, train_step
 STEPS = 20
 SETTLED = 5  # steps that are not timed: caches, lazily made kernels, workers starting up
 SAMPLE = 32  # images whose size is looked at
+TRYING = 0.2  # of a time budget, which the rehearsal takes besides, at most
 LOOKING = 0.1  # of a time budget, spent on quality checks at most
 AUTO = "auto"
 
@@ -78,7 +80,8 @@ def planned(
         tell(reason)
     if max_seconds is None or distributed.world_size() > 1:
         return chosen.recipe
-    rehearsal = rehearse(chosen.recipe, source)
+    tell("trying it out ...")
+    rehearsal = rehearse(chosen.recipe, source, TRYING * max_seconds)
     speed, seconds = (
         rehearsal.images_per_second,
         rehearsal.left_to_train(chosen.recipe, max_seconds),
@@ -202,8 +205,8 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def rehearse(recipe: Recipe, source: Source, steps: int = STEPS) -> Rehearsal:
-    """Take `steps` real steps on a state that is then thrown away.
+def rehearse(recipe: Recipe, source: Source, max_seconds: float = math.inf) -> Rehearsal:
+    """Take `STEPS` real steps, fewer after `max_seconds`, on a state that is then thrown away.
 
     Raises `UserError` for settings that cannot work and for images that cannot be read.
     """
@@ -212,39 +215,35 @@ def rehearse(recipe: Recipe, source: Source, steps: int = STEPS) -> Rehearsal:
     device = device_of(recipe.device)
     torch.set_num_threads(recipe.threads)
     state = create_state(recipe, device)
-    seconds = _time_steps(state, recipe, source, images, steps, device)
+    seconds = _time_steps(state, recipe, source, images, max_seconds)
     check = _time_check(state, recipe, source)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
     return Rehearsal(recipe.batch_size, seconds, check, memory, _checkpoint_bytes(state))
 
 
 def _time_steps(
-    state: TrainState,
-    recipe: Recipe,
-    source: Source,
-    images: np.ndarray,
-    steps: int,
-    device: torch.device,
+    state: TrainState, recipe: Recipe, source: Source, images: np.ndarray, max_seconds: float
 ) -> float:
-    """Seconds per step, the first ones left out."""
-    per_epoch = recipe.steps_per_epoch(len(images))
-    schedules = Schedules(recipe, per_epoch, accumulate=recipe.accumulate(1))
+    """Mean seconds per step, the first ones left out."""
+    schedules = Schedules(
+        recipe, recipe.steps_per_epoch(len(images)), accumulate=recipe.accumulate(1)
+    )
     assert recipe.steps is not None
-    numbers = [i % recipe.steps for i in range(steps)]
+    steps = [i % recipe.steps for i in range(STEPS)]
     workers = 1 if recipe.workers is None else recipe.workers
-    started, timed = time.perf_counter(), 0
-    info = recipe.backbone.info()
-    with contextlib.closing(feed(source, images, recipe, numbers, workers, pin=False)) as batches:
-        for i, number in enumerate(numbers):
-            if i == min(SETTLED, steps - 1):
-                _wait_for(device)
-                started, timed = time.perf_counter(), 0
-            settings = schedules.settings(number)
+    info, device = recipe.backbone.info(), state.center.device
+    ends = [time.perf_counter()]
+    with contextlib.closing(feed(source, images, recipe, steps, workers, pin=False)) as batches:
+        for step in steps:
+            settings = schedules.settings(step)
             chosen = islice(batches, settings.accumulate)
             train_step(state, (_views(batch, info, device) for batch in chosen), settings)
-            timed += 1
-    _wait_for(device)
-    return (time.perf_counter() - started) / timed
+            _wait_for(device)
+            ends.append(time.perf_counter())
+            if len(ends) > 3 and ends[-1] - ends[0] > max_seconds:
+                break
+    first = min(SETTLED, len(ends) // 2)
+    return (ends[-1] - ends[first]) / (len(ends) - 1 - first)
 
 
 def _time_check(state: TrainState, recipe: Recipe, source: Source) -> float:

@@ -81,7 +81,8 @@ class Quality:
     def row(self) -> dict[str, float]:
         """As a line of `metrics.jsonl`; its step is the last one that was done."""
         named = {"knn": self.knn, "rankme": self.rankme, "neighbor_consistency": self.consistency}
-        return {"step": max(self.step - 1, 0)} | {k: v for k, v in named.items() if v is not None}
+        row = {"step": max(self.step - 1, 0), "steps_done": self.step}
+        return row | {name: value for name, value in named.items() if value is not None}
 
 
 class Examiner:
@@ -173,7 +174,7 @@ class Examiner:
         shutil.rmtree(folder, ignore_errors=True)  # of a stretch that was rolled back or killed
         with whole_folder(folder) as aside:
             np.save(aside / "features.npy", features_ND.numpy().astype(np.float16))
-            write_json(aside / "quality.json", quality.row() | {"step": quality.step})
+            write_json(aside / "quality.json", quality.row())
             if getattr(model.backbone, "has_attention", True):
                 for i, image in self._readable(shown):
                     payload = LensPayload.from_attention(look(model, image))

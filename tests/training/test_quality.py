@@ -66,7 +66,8 @@ def test_probes_tell_the_history_without_a_model(run, recipe, pictures):
         assert features.dtype == np.float16
         assert features.shape == (16, 192)
         np.testing.assert_allclose(np.linalg.norm(features.astype(float), axis=1), 1, atol=2e-3)
-        assert json.loads((folder / "quality.json").read_text())["step"] == step
+        assert json.loads((folder / "quality.json").read_text())["steps_done"] == step
+    assert [line.split(":")[0] for line in run.history()] == ["step 0", "step 6", "step 12"]
     image = np.asarray(Image.open(probes / "images" / "0.png"))
     assert np.array_equal(image, source.image(int(chosen[0])))
     kept = LensPayload.from_bytes((probes / "step-00000012" / "attention-0.bin").read_bytes())
