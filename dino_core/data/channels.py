@@ -128,6 +128,7 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
         if count * (first.bitspersample // 8) > len(data) * packed:
             raise BadImage("truncated (its header says more than the file can hold)")
         for page in planes:
+            _check_whole(page, data)
             _check_inflated(page, data)
         if samples == 1:
             pixels = np.stack([page.asarray() for page in planes], axis=-1)
@@ -135,8 +136,19 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
             pixels = np.moveaxis(first.asarray(), 0, -1)
         else:
             pixels = first.asarray()
+        if pixels.shape != (first.imagelength, first.imagewidth, channels):
+            raise BadImage("broken image file (its header contradicts itself)")
         tag = first.tags.get(ORIENTATION)
         return upright(pixels, int(tag.value) if tag is not None else 1)
+
+
+def _check_whole(page: Any, data: bytes) -> None:
+    """`BadImage` where strips or tiles are missing: tifffile would fill in black."""
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if len(places) < math.prod(page.chunked):
+        raise BadImage("truncated")
+    if any(offset + count > len(data) for offset, count in places):
+        raise BadImage("truncated")
 
 
 def _check_inflated(page: Any, data: bytes) -> None:

@@ -3,6 +3,8 @@
 import io
 import pickle
 import re
+import struct
+import time
 import zlib
 
 import numpy as np
@@ -161,6 +163,38 @@ def test_a_strip_that_unpacks_to_more_than_it_should_is_refused():
         offset, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
     bomb = zlib.compress(bytes(10**6))
     assert "unpacks to more" in reason(data[:offset] + bomb.ljust(size) + data[offset + size :], 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "deflate"}, {"tile": (16, 16)}])
+def test_a_damaged_tiff_is_decoded_or_refused_at_no_great_cost(options):
+    whole = tiff(
+        np.tile(DEEP, (4, 4, 1)), planarconfig="contig", photometric="minisblack", **options
+    )
+    draw = generator(0, "tests", "damaged tiff")
+    start, reasons = time.perf_counter(), list[str]()
+    for k in range(200):
+        data = bytearray(whole if k % 4 else whole[: int(draw.integers(len(whole)))])
+        for at in draw.integers(0, max(1, min(300, len(data))), 3):
+            data[at : at + 1] = draw.bytes(1)
+        try:
+            assert decode_channels(bytes(data), 5).shape[2] == 5
+        except BadImage as error:
+            reasons.append(error.reason)
+    assert len(reasons) > 20 and all(reasons)
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_tiff_that_says_more_than_it_holds_is_truncated(compression):
+    """Nothing is allocated for it, and no strip that is missing becomes black."""
+    options = {"planarconfig": "contig", "photometric": "minisblack", "compression": compression}
+    tifffile = pytest.importorskip("tifffile")
+    data = bytearray(tiff(DEEP, rowsperstrip=2, **options))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        tag = file.pages[0].tags["ImageLength"]
+    for height in (8, 60_000):
+        data[tag.valueoffset : tag.valueoffset + 2] = struct.pack("<H", height)
+        assert "truncated" in reason(bytes(data), 5)
 
 
 @given(st.binary(max_size=40), st.integers(0, 200), st.integers(1, 5))
