@@ -16,6 +16,7 @@ from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradie
 from torch.nn.parallel import DistributedDataParallel
 
 from dino_core import distributed
+from dino_core.errors import UserError
 
 # The first process alone checks quality and saves while the others wait for its next sum.
 PATIENCE = timedelta(hours=2)
@@ -91,6 +92,8 @@ def synchronize_batch_norm(network: nn.Module) -> None:
         return
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if type(module) not in _SYNCED:
+                raise UserError(f"several processes cannot share a {type(module).__name__} yet")
             module.__class__ = _SYNCED[type(module)]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from dino_core import distributed
 from dino_core.augment import MultiCrop
 from dino_core.errors import UserError
-from dino_core.models import ModelInfo
+from dino_core.models import ModelInfo, has_patches
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
 from dino_core.training.optim import OptimizerName
 
@@ -24,12 +24,12 @@ FEWEST_HELD_OUT = 10  # below this a check says nothing
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which timm ViT is trained."""
+    """Which backbone is trained."""
 
     architecture: str = "vit_small_patch16_224"
-    """Any ViT that timm knows by name."""
+    """Any plain ViT, XCiT, ResNet or ConvNeXt that timm knows by name."""
     patch_size: int = 16
-    """Pixels per side of a patch, 4 to 16."""
+    """Pixels per side of a patch, 4 to 16; convolutional networks have none."""
     image_size: int = 224
     """Native size in pixels: the grid of the position embedding."""
     drop_path: float = 0.1
@@ -43,7 +43,7 @@ class BackboneConfig:
     def info(self) -> ModelInfo:
         return ModelInfo(
             architecture=self.architecture,
-            patch_size=self.patch_size,
+            patch_size=self.patch_size if has_patches(self.architecture) else 1,
             image_size=self.image_size,
             channels=self.channels,
             mean=self.mean,
@@ -239,9 +239,9 @@ class Recipe:
         self._check_length(self.steps_per_epoch(images))
 
     def _check_sizes(self) -> None:
-        patch = self.backbone.patch_size
-        if patch < 1:
+        if self.backbone.patch_size < 1:
             raise UserError("--patch-size must be 1 or more")
+        patch = self.backbone.info().patch_size
         sizes = {"global": self.crops.global_size}
         if self.crops.local_count:
             sizes["local"] = self.crops.local_size
