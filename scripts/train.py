@@ -31,7 +31,8 @@ class Train:
     """Train DINO on your own images."""
 
     data: str
-    """A folder, a .csv or .parquet with a path column, a .tar, `hf:owner/name`, or `scenes`."""
+    """A folder, a .csv or .parquet with a path column, a .tar, `torchvision:NAME`,
+    `hf:owner/name`, or `scenes`."""
     out: Path
     """Folder of the run, e.g. runs/mine."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")]
@@ -67,7 +68,8 @@ def tell(sentence: str) -> None:
 def main() -> None:
     args = parse(RECIPES["small"])
     seconds = None if args.max_time is None else seconds_of(args.max_time)
-    source, run, recipe = open_source(args.data), Run(args.out), args.settings
+    recipe, run = args.settings, Run(args.out)
+    source = open_source(args.data, channels=recipe.backbone.channels)
     if not run.exists():  # else it is refused, or goes on under its own recipe
         recipe = planned(
             args.recipe,

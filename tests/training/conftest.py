@@ -1,12 +1,16 @@
 """What tests of training share: small pictures on disk, and a recipe that takes seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from dino_core.augment import MultiCrop
 from dino_core.data import open_source
+from dino_core.runs import Run
 from dino_core.training import BackboneConfig, HeadConfig, OptimConfig, QualityConfig, Recipe
 
 PICTURES = 64
@@ -51,3 +55,31 @@ def tiny() -> Recipe:
         save_every=4,
         log_every=1,
     )
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="session")
+def weights_of() -> Callable[[Run], Tensors]:
+    """All tensors of a run's newest checkpoint: both networks, moments, center."""
+
+    def weights(run: Run) -> Tensors:
+        folder = run.checkpoint().path
+        files = ("student", "teacher", "optimizer")
+        loaded = {name: load_file(folder / f"{name}.safetensors") for name in files}
+        return {f"{n}.{key}": t for n, tensors in loaded.items() for key, t in tensors.items()}
+
+    return weights
+
+
+@pytest.fixture(scope="session")
+def assert_same(weights_of) -> Callable[[Run, Run], None]:
+    """Fails unless two runs ended with the same bytes."""
+
+    def check(ours: Run, theirs: Run) -> None:
+        first, second = weights_of(ours), weights_of(theirs)
+        assert first.keys() == second.keys()
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+    return check

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from dino_core.data import open_source
 from dino_core.errors import UserError
@@ -33,18 +31,6 @@ train(recipe, open_source(sys.argv[2]), Run(sys.argv[3]), resume=True)
 """
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    folder = run.checkpoint().path
-    files = ("student", "teacher", "optimizer")
-    return {f"{f}.{k}": v for f in files for k, v in load_file(folder / f"{f}.safetensors").items()}
-
-
-def assert_same(ours: Run, theirs: Run) -> None:
-    first, second = weights(ours), weights(theirs)
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
 def timeless(run: Run) -> list[dict[str, float]]:
     """What it logged, but for its speed."""
     return [{**row, "images_per_second": 0} for row in run.metrics()]
@@ -58,7 +44,7 @@ def start(recipe: Recipe, data: Path, run: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("precision", "workers", "kills"), [("fp32", 1, 20), ("bf16", 0, 5)])
-def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp_path):
+def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp_path, assert_same):
     """SIGKILL in the middle of anything: importing, a step, a check, a save."""
     recipe = dataclasses.replace(
         tiny,
@@ -87,7 +73,9 @@ def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp
     assert done >= kills / 2  # else the run was too short to say anything
 
 
-def test_a_truncated_checkpoint_is_left_for_the_one_before(pictures, tiny, tmp_path, capsys):
+def test_a_truncated_checkpoint_is_left_for_the_one_before(
+    pictures, tiny, tmp_path, capsys, assert_same
+):
     source = open_source(pictures)
     whole = train(tiny, source, Run(tmp_path / "whole"))
     run = Run(tmp_path / "run")
@@ -113,7 +101,7 @@ def test_when_all_are_damaged_it_says_so_and_deletes_nothing(pictures, tiny, tmp
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [4, 8, 12]
 
 
-def test_a_disk_that_is_full_for_a_while(pictures, tiny, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_a_while(pictures, tiny, tmp_path, monkeypatch, assert_same):
     """The save at step 8 fails; the run ends in a sentence, and goes on from step 4 exactly."""
     source = open_source(pictures)
     whole = train(tiny, source, Run(tmp_path / "whole"))
