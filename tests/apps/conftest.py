@@ -68,3 +68,11 @@ def _make_gallery(out: Path, spec: str, *, spread: float = 0.35) -> Path:
         maps={"pca": {"method": "pca"}},
     ).write(out)
     return out
+
+
+@pytest.fixture(autouse=True)
+def own_main():
+    """Streamlit's tests leave the app as `__main__`, which every spawned process runs first."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
