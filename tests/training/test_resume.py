@@ -169,3 +169,23 @@ def test_torchrun_restarting_implies_resume(pictures, tiny, tmp_path, monkeypatc
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     train(tiny, source, run)
     assert run.status()["state"] == "finished"
+
+
+@pytest.mark.soak
+def test_a_run_on_300_damaged_files_finishes(tiny, tmp_path):
+    """Whatever becomes of each file: the good ones are trained on, the bad ones are listed."""
+    from tests.data.test_mutated import mutants
+
+    folder, bad = tmp_path / "mutants", set()
+    folder.mkdir()
+    for mutant in mutants(300):
+        (folder / mutant.name).write_bytes(mutant.data)
+        if mutant.reasons and mutant.reasons != ".":
+            bad.add(mutant.name)
+    recipe = dataclasses.replace(tiny, steps=300 // tiny.batch_size, workers=1, save_every=100)
+    run = train(recipe, open_source(folder), Run(tmp_path / "run"))
+    assert run.status()["state"] == "finished"
+    lines = (run.path / "quarantine.jsonl").read_text().splitlines()
+    listed = {entry["id"]: entry["reason"] for entry in map(json.loads, lines)}
+    assert len(bad & listed.keys()) > 0.9 * len(bad)  # the last images of an epoch wait
+    assert all(listed.values())
