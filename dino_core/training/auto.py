@@ -141,6 +141,7 @@ def choose(
         head=replace(base.head, out_dim=prototypes, batch_norm=slow or images <= FEW),
         teacher=replace(base.teacher, momentum=momentum, teacher_temp=temperature),
         optim=replace(base.optim, lr=float(f"{peak * 256 / batch:.3g}")),
+        quality=replace(base.quality, k=min(base.quality.k, images - base.held_out(images))),
     )
     recipe = _fitted_to_memory(recipe, memory, processes, reasons)
     if seconds is None:
