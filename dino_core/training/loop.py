@@ -169,11 +169,12 @@ class _Loop:
             raise
         finished = self.state.step == self.steps
         outcome = "finished" if finished else "stopped"
-        self._status(outcome, reason="" if finished else self.stop.reason)
         why = "" if finished else f", since {self.stop.reason}; --resume goes on"
-        self.say(f"{outcome} at step {self.state.step} of {self.steps}{why}")
         if len(self.quarantine):
             self.warn(self.quarantine.sentence())
+        self.say(f"{outcome} at step {self.state.step} of {self.steps}{why}")
+        # Last of all: whoever follows the run leaves when it reads this.
+        self._status(outcome, reason="" if finished else self.stop.reason)
 
     def _train(self) -> None:
         if self.state.step == 0 and self.examiner.due(0):

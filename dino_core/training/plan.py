@@ -26,7 +26,7 @@ from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
-from dino_core.training.auto import Choice, choose, fit_to_time
+from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured
 from dino_core.training.feed import Batch, feed
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
@@ -87,7 +87,7 @@ def planned(
         rehearsal.left_to_train(chosen.recipe, max_seconds),
     )
     if auto:
-        fitted = _chosen(flags, source, seconds, speed)
+        fitted = _chosen(flags, source, seconds, measured(chosen.recipe, speed))
     else:
         fitted = fit_to_time(chosen.recipe, len(source), seconds, speed)
         fitted = Choice(flags(fitted.recipe), fitted.reasons)
@@ -120,7 +120,7 @@ def _chosen(
     flags: Callable[[Recipe], Recipe],
     source: Source,
     max_seconds: float | None,
-    images_per_second: float | None = None,
+    images_per_second: Speed | None = None,
 ) -> Choice:
     if len(source) < 2:
         raise UserError(f"{source.spec}: one image is too few to learn from")

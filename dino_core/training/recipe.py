@@ -233,10 +233,19 @@ class Recipe:
                 f"the batch of {self.batch_size} cannot be shared evenly by {world_size} "
                 f"processes: use --batch-size {self.batch_size // world_size * world_size}"
             )
-        if self.quality.checks and self.quality.k < 1:
-            raise UserError("--k must be 1 or more")
+        self._check_quality(images)
         self._check_sizes()
         self._check_length(self.steps_per_epoch(images))
+
+    def _check_quality(self, images: int) -> None:
+        quality = self.quality
+        if not 0 <= quality.hold_out < 1:
+            raise UserError("--hold-out is a share of the images: 0 or more, and below 1")
+        checked = quality.checks and images * quality.hold_out >= FEWEST_HELD_OUT
+        if checked and not 1 <= quality.k <= images:
+            raise UserError(
+                f"--k {quality.k}: there are {images} images to vote; use one of 1 to {images}"
+            )
 
     def _check_sizes(self) -> None:
         if self.backbone.patch_size < 1:

@@ -64,7 +64,7 @@ def test_probes_tell_the_history_without_a_model(run, recipe, pictures):
         folder = probes / f"step-{step:08d}"
         features = np.load(folder / "features.npy")
         assert features.dtype == np.float16
-        assert features.shape == (16, 192)
+        assert features.shape == (16, 64)
         np.testing.assert_allclose(np.linalg.norm(features.astype(float), axis=1), 1, atol=2e-3)
         assert json.loads((folder / "quality.json").read_text())["steps_done"] == step
     assert [line.split(":")[0] for line in run.history()] == ["step 0", "step 6", "step 12"]
