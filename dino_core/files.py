@@ -58,6 +58,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left half written in `folder`; only its one writer may."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def held(lock: Path, sentence: str) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when this process ends, however it ends.

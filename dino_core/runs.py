@@ -32,6 +32,7 @@ CHECKPOINT_FILES = (
     "optimizer.safetensors",
     "state.json",
 )
+ORIGIN = ("data", "images", "ids", "versions")  # in recipe.json, but no settings
 INTERRUPTED = "it was interrupted"  # the reason of a run that Ctrl-C or SIGTERM stopped
 ALIVE = ("starting", "running")
 SILENCE = 600.0  # seconds without a heartbeat after which a run on another machine counts as dead
@@ -67,6 +68,14 @@ class Run:
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, as written at the start."""
         return read_json(self.path / "recipe.json")
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of that recipe, without what else was written down beside them."""
+        return {name: value for name, value in self.recipe().items() if name not in ORIGIN}
+
+    def channels(self) -> int | None:
+        """Of the images that it was started on; None before it was."""
+        return self.recipe().get("backbone", {}).get("channels", 3) if self.exists() else None
 
     # -- checkpoints ------------------------------------------------------------------------
 

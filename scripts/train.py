@@ -69,7 +69,7 @@ def main() -> None:
     args = parse(RECIPES["small"])
     seconds = None if args.max_time is None else seconds_of(args.max_time)
     recipe, run = args.settings, Run(args.out)
-    source = open_source(args.data, channels=recipe.backbone.channels)
+    source = open_source(args.data, channels=run.channels() or recipe.backbone.channels)
     if not run.exists():  # else it is refused, or goes on under its own recipe
         recipe = planned(
             args.recipe,

@@ -18,7 +18,7 @@ from dino_core.errors import UserError, command
 from dino_core.files import read_json
 from dino_core.processes import this_process
 from dino_core.runs import ALIVE, Run
-from dino_core.training.launch import REQUEST, STARTING, own_recipe
+from dino_core.training.launch import REQUEST, STARTING
 
 if TYPE_CHECKING:
     from dino_core.data import Source
@@ -59,7 +59,7 @@ def recipe_for(run: Run, source: "Source", request: dict[str, Any]) -> "Recipe":
     if not isinstance(asked, str):
         return Recipe.from_json(asked)
     if run.exists():
-        return Recipe.from_json(own_recipe(run))
+        return Recipe.from_json(run.settings())
     from dino_core.training.plan import planned
 
     def tell(sentence: str) -> None:
@@ -68,6 +68,13 @@ def recipe_for(run: Run, source: "Source", request: dict[str, Any]) -> "Recipe":
             run.log(sentence)
 
     return planned(asked, source, max_seconds=request["max_seconds"], tell=tell)
+
+
+def channels_of(run: Run, request: dict[str, Any]) -> int:
+    """Of the images: as the run was started with, else as the recipe that was asked for has."""
+    asked = request["recipe"]
+    backbone = asked.get("backbone", {}) if isinstance(asked, dict) else {}
+    return run.channels() or backbone.get("channels", 3)
 
 
 @command
@@ -80,7 +87,8 @@ def main() -> None:
     with told(run):
         from dino_core.data import open_source
 
-        source = open_source(request["data"])  # before torch: it may have a word to say at once
+        # Before torch: the data may have a word to say at once.
+        source = open_source(request["data"], channels=channels_of(run, request))
         from dino_core.training.loop import train
 
         train(

@@ -168,13 +168,13 @@ def feed(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
-        worker_init_fn=_settle_worker,
+        worker_init_fn=settle_worker,
         # Its own: by default the loader draws a seed from the generator that drop path draws from.
         generator=torch.Generator(),
     )
 
 
-def _settle_worker(_worker: int) -> None:
+def settle_worker(_worker: int) -> None:
     """A worker takes no core that the training computes on, and outlives a Ctrl-C.
 
     A terminal sends Ctrl-C to every process; only the loop decides when to stop, and then ends its
@@ -183,3 +183,11 @@ def _settle_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def choose_workers(asked: int | None, device: torch.device) -> int:
+    """Processes that decode and crop: one where the CPU computes too, else up to eight."""
+    if asked is not None:
+        return asked
+    mine = distributed.cores() // distributed.local_world_size()
+    return 1 if device.type == "cpu" else max(1, min(8, mine - 1))

@@ -96,7 +96,7 @@ def resume(
         )
     asked = read_json(run.path / REQUEST) if (run.path / REQUEST).is_file() else {}
     if run.exists():
-        recipe, data = own_recipe(run), run.recipe().get("data", asked.get("data"))
+        recipe, data = run.settings(), run.recipe().get("data", asked.get("data"))
     elif asked:
         recipe, data = asked["recipe"], asked["data"]
     else:
@@ -204,11 +204,6 @@ def overview(run: Run) -> Overview:
         silence=time.time() - status.get("heartbeat", time.time()),
         reason=status.get("reason", ""),
     )
-
-
-def own_recipe(run: Run) -> dict[str, Any]:
-    """The fields of the recipe that a run was begun under, without what else it wrote down."""
-    return {k: v for k, v in run.recipe().items() if k not in ("data", "images", "versions")}
 
 
 # -- starting ---------------------------------------------------------------------------------

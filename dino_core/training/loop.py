@@ -10,10 +10,11 @@ When several steps in a row were not finite the run goes back, once, to its last
 passes those steps over; the steps are part of what is saved, so that resuming stays exact.
 """
 
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -21,31 +22,23 @@ import torch
 from dino_core import distributed
 from dino_core.data import Quarantine, Source
 from dino_core.errors import UserError
-from dino_core.files import held, write_json
+from dino_core.files import held, remove_leftovers, write_json
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.checkpoint import (
     Progress,
     drop_after,
-    load_checkpoint,
     note_progress,
     save_checkpoint,
 )
-from dino_core.training.feed import Batch, feed, step_images
+from dino_core.training.feed import Batch, choose_workers, feed, step_images
 from dino_core.training.meter import Meter
 from dino_core.training.monitor import Monitor
-from dino_core.training.parallel import own_device, process_group
-from dino_core.training.quality import Examiner, Split, split
+from dino_core.training.parallel import agreed, own_device, process_group
+from dino_core.training.quality import Examiner, split
 from dino_core.training.readings import Reading
 from dino_core.training.recipe import Recipe
-from dino_core.training.resume import (
-    changes,
-    check_start,
-    circumstances,
-    last_good,
-    newest_good,
-    saved_recipe,
-)
+from dino_core.training.resume import changes, check_start, origin, saved_recipe, take_up
 from dino_core.training.sinks import Sink, open_sinks
 from dino_core.training.state import create_state
 from dino_core.training.step import Schedules, TrainState, train_step
@@ -73,24 +66,25 @@ def train(
     the one the run was started on, a full disk, or a run that diverges twice.
     """
     stop = Stop(run, max_seconds)
-    goes_on = check_start(run, resume or distributed.was_restarted())
+    main = distributed.is_main()
+    goes_on = main and check_start(run, resume or distributed.was_restarted())
     if goes_on:
         recipe = saved_recipe(run, source)
-    images = split(recipe, len(source))
-    recipe = recipe.resolved(len(images.training))
+    recipe = recipe.resolved(len(split(recipe, len(source)).training))
     device = own_device(device_of(recipe.device))
     busy = f"{run.path}: this run is being trained by another process; wait for it, or stop it"
-    lock = held(run.path / ".training.lock", busy) if distributed.is_main() else nullcontext()
+    lock = held(run.path / ".training.lock", busy) if main else nullcontext()
     with lock, process_group(device), stop_signals(stop):
+        recipe = Recipe.from_json(agreed(recipe.to_json(), device))
         torch.set_num_threads(recipe.threads)
-        found = newest_good(run, recipe, device) if goes_on else None
-        state, progress = found or (create_state(recipe, device), Progress())
-        loop = _Loop(recipe, source, images, run, state, progress, device, stop)
-        if distributed.is_main():
-            loop.prepare(fresh=found is None)
-        loop.sinks = (
-            open_sinks(run, state.step, tensorboard, wandb) if distributed.is_main() else []
-        )
+        saved = agreed(goes_on and bool(run.checkpoints()), device)
+        # What `init` gave is in the checkpoint, and may be gone from where it was.
+        state = create_state(replace(recipe, init=None) if saved else recipe, device)
+        progress = take_up(run, state) or Progress()
+        loop = _Loop(recipe, source, run, state, progress, device, stop)
+        if main:
+            loop.prepare(fresh=not goes_on)
+            loop.sinks = open_sinks(run, state.step, tensorboard, wandb)
         with loop:
             loop.go()
     return run
@@ -102,7 +96,6 @@ class _Loop:
 
     recipe: Recipe
     source: Source
-    images: Split
     run: Run
     state: TrainState
     progress: Progress
@@ -113,16 +106,21 @@ class _Loop:
     waiting: Reading | None = None
     """Numbers of the step before, not read yet."""
     stopping: bool = False
+    late: bool = False
+    """What some process wanted when the numbers were last read."""
     saved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         recipe, run = self.recipe, self.run
         assert recipe.steps is not None  # resolved before the first step
         self.steps = recipe.steps
+        self.images = split(recipe, len(self.source))
         self.steps_per_epoch = recipe.steps_per_epoch(len(self.images.training))
         self.main = distributed.is_main()
         self.workers = choose_workers(recipe.workers, self.device)
-        self.quarantine = Quarantine.read(run.path / "quarantine.jsonl")
+        mine = "" if self.main else f"-{distributed.rank()}"
+        self.listed = run.path / f"quarantine{mine}.jsonl"
+        self.quarantine = Quarantine.read(self.listed)
         self.schedules = Schedules(
             recipe,
             self.steps_per_epoch,
@@ -137,12 +135,14 @@ class _Loop:
         """Write down what the run is before its first step, or say where it goes on."""
         run, source = self.run, self.source
         (run.path / "stop").unlink(missing_ok=True)
+        remove_leftovers(run.path / "checkpoints")
+        remove_leftovers(run.path / "probes")
         if fresh:
-            origin = {"data": source.spec, "images": len(source), "versions": circumstances()}
-            write_json(run.path / "recipe.json", {**self.recipe.to_json(), **origin})
+            described = {**self.recipe.to_json(), **origin(source, self.device)}
+            write_json(run.path / "recipe.json", described)
         else:
             self.say(f"goes on at step {self.state.step} under its own recipe, recipe.json")
-            if changed := changes(run):
+            if changed := changes(run, self.device):
                 self.say(changed)
         run.cut_metrics(self.state.step)
         for note in source.notes:
@@ -177,10 +177,10 @@ class _Loop:
         self._status(outcome, reason="" if finished else self.stop.reason)
 
     def _train(self) -> None:
-        if self.state.step == 0 and self.examiner.due(0):
-            self._check()
-            self._save()  # the start may turn out to have been the best
         while True:
+            if self.state.step == 0 and self.examiner.due(0):
+                self._check()
+                self._save()  # the start may turn out to have been the best
             try:
                 self._stretch()
                 break
@@ -198,25 +198,31 @@ class _Loop:
                 settings = self.schedules.settings(step)
                 micro_batches = self._views(islice(batches, settings.accumulate))
                 metrics = train_step(state, micro_batches, settings)
-                self._read(Reading.of(step, settings, metrics, self.stop.wanted()))
+                wishes = {"stop": self.stop.wanted(), "late": self._is_late()}
+                self._read(Reading.of(step, settings, metrics, **wishes))
                 self._milestones()
                 if self.stopping or (distributed.world_size() == 1 and self.stop.wanted()):
                     self._read(None)
                     return
-        state.step = self.steps  # its last steps may be among those passed over
+        if state.step < self.steps:  # its last steps are among those passed over
+            state.step = self.steps
+            self._milestones()
         self._read(None)
 
     def _milestones(self) -> None:
         """Check quality and save where that is due."""
         step = self.state.step
         check = self.examiner.due(step)
-        minutes = self.recipe.save_minutes
-        late = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
-        if check or late or step % self.recipe.save_every == 0:
+        if check or self.late or step % self.recipe.save_every == 0:
             self._read(None)  # first, so that a broken loss is known before a state is saved
             if check:
                 self._check()
             self._save()
+
+    def _is_late(self) -> bool:
+        """Whether a checkpoint is due by the clock. The first process's clock counts for all."""
+        minutes = self.recipe.save_minutes if self.main else 0
+        return minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
 
     # -- numbers ----------------------------------------------------------------------------
 
@@ -232,42 +238,43 @@ class _Loop:
             if warning.collapse and self.recipe.guards.on_collapse == "stop":
                 self.stop.reason = self.stop.reason or warning.sentence
         self.stopping = self.stopping or numbers["stop"] > 0
+        self.late = self.late or numbers["late"] > 0
         self._count(waiting, numbers)
 
     def _count(self, reading: Reading, numbers: dict[str, float]) -> None:
-        # fp16 overflows now and then by design: its scaler passes such a step over, scales less.
-        by_design = self.recipe.precision == "fp16" and numbers["loss"] == numbers["loss"]
-        if numbers["finite"] or by_design:
-            self.progress.broken.clear()
-            return
         broken = self.progress.broken
+        if numbers["finite"]:
+            broken.clear()
+            return
         broken.append(reading.step)
-        if len(broken) >= self.recipe.guards.bad_steps:
+        # fp16 overflows now and then by design: its scaler passes such a step over, scales less.
+        by_design = self.recipe.precision == "fp16" and math.isfinite(numbers["loss"])
+        if len(broken) >= (OVERFLOWS if by_design else self.recipe.guards.bad_steps):
             raise _Diverged(broken[0], broken[-1] + 1)
 
     def _go_back(self, diverged: "_Diverged") -> None:
         """Return to the last good checkpoint, and pass over the steps that broke the run."""
         first, end = diverged.first, diverged.end
         broke = f"loss or gradients of steps {first} to {end - 1} were not finite"
-        if self.progress.skipped:
-            self._write_down(range(first, end))
+        skipped = self.progress.skipped
+        if skipped:
+            self._write_down([step for part in [*skipped, [first, end]] for step in range(*part)])
             raise UserError(
                 f"{self.run.path}: {broke}, the second time; the images of these steps are in "
                 f"failed.json: look at them, or start anew in fp32 or at a lower --lr"
             )
         self.waiting = None
-        checkpoint = last_good(self.run, first)
-        if checkpoint is None:
+        if self.main:
+            drop_after(self.run, first)  # they know nothing of the steps to pass over
+        found = take_up(self.run, self.state)
+        if found is None:
             self.state = create_state(self.recipe, self.device)
-            self.progress = Progress()
-        else:
-            self.progress = load_checkpoint(checkpoint, self.state)
+        self.progress = found or Progress()
         self.progress.skipped.append([first, end])
         self.warn(f"{broke}: goes back to step {self.state.step} and passes these over", first)
         if self.main:
-            drop_after(self.run, first)  # they know nothing of the steps to pass over
-            if checkpoint is not None:
-                note_progress(checkpoint, self.progress)
+            if found is not None:
+                note_progress(self.run.checkpoint(self.state.step), self.progress)
             self.run.cut_metrics(self.state.step)
 
     def _write_down(self, steps: Sequence[int]) -> None:
@@ -310,12 +317,14 @@ class _Loop:
             return
         quality = self.examiner.check(self.state)
         self.meter.quality(quality)
+        if quality.knn is None:  # without labels nothing measured here says which is the best
+            return
         progress = self.progress
-        if progress.best_value is None or quality.value > progress.best_value:
-            progress.best_step, progress.best_value = quality.step, quality.value
+        if progress.best_value is None or quality.knn > progress.best_value:
+            progress.best_step, progress.best_value = quality.step, quality.knn
         if progress.start_value is None:
-            progress.start_value = quality.value
-        self._compare(quality.value)
+            progress.start_value = quality.knn
+        self._compare(quality.knn)
 
     def _compare(self, value: float) -> None:
         """Say so when a run that started from a trained model has become worse than its start."""
@@ -330,9 +339,9 @@ class _Loop:
     def _save(self) -> None:
         if self.main:
             save_checkpoint(self.run, self.state, self.info, self.recipe, self.progress)
-            if len(self.quarantine):
-                self.quarantine.write(self.run.path / "quarantine.jsonl")
-        self.saved_at = time.monotonic()
+        if len(self.quarantine):
+            self.quarantine.write(self.listed)
+        self.saved_at, self.late = time.monotonic(), False
 
     def _status(self, state: str, **more: object) -> None:
         if self.main:
@@ -348,6 +357,7 @@ class _Loop:
             self.meter.say(f"{self.run.path}: {sentence}")
 
 
+OVERFLOWS = 30  # in a row, after which fp16 is not scaling but broken
 FALLEN = 0.95  # of the quality at the start, below which a run that continues a model is warned
 
 
@@ -357,11 +367,3 @@ class _Diverged(Exception):
     def __init__(self, first: int, end: int) -> None:
         super().__init__(f"steps {first} to {end - 1} were not finite")
         self.first, self.end = first, end
-
-
-def choose_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that decode and crop: one where the CPU computes too, else up to eight."""
-    if asked is not None:
-        return asked
-    mine = distributed.cores() // distributed.local_world_size()
-    return 1 if device.type == "cpu" else max(1, min(8, mine - 1))

@@ -15,6 +15,7 @@ from dino_core.training.readings import Reading
 from dino_core.training.recipe import Recipe
 from dino_core.training.sinks import Sink
 
+SIGNALS = ("stop", "late", "finite")  # between processes, not about learning
 QUIET = 30.0  # seconds without a word, where there is no bar, after which a line is due
 
 
@@ -74,7 +75,7 @@ class Meter:
         speed = (done - self.clock_step) * self.recipe.batch_size / (now - self.clock)
         self.clock, self.clock_step = now, done
         row = {"step": reading.step, "epoch": reading.step / self.steps_per_epoch}
-        row |= {name: value for name, value in numbers.items() if name not in ("stop", "finite")}
+        row |= {name: value for name, value in numbers.items() if name not in SIGNALS}
         row |= {"lr": settings.lr, "teacher_temp": settings.teacher_temp}
         row |= {"images_per_second": speed}
         self._append(row)

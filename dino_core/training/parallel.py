@@ -5,9 +5,11 @@ torch's `DistributedDataParallel`; the sums here are those that it does not know
 the metrics, and whether a step was finite.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,6 +69,20 @@ def true_everywhere(flag: Tensor) -> Tensor:
     lowest = flag.to(torch.int32)
     dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
     return lowest.bool()
+
+
+def agreed(value: Any, device: torch.device) -> Any:
+    """What the first process holds, in all of them: any value that JSON can say."""
+    if not in_group():
+        return value
+    text = json.dumps(value).encode()
+    length = torch.tensor([len(text)], device=device)
+    dist.broadcast(length, src=0)
+    data = torch.zeros(int(length), dtype=torch.uint8, device=device)
+    if distributed.is_main():
+        data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    dist.broadcast(data, src=0)
+    return json.loads(bytes(data.cpu().tolist()))
 
 
 def parallel(network: nn.Module, device: torch.device) -> nn.Module:

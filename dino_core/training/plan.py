@@ -27,7 +27,7 @@ from dino_core.errors import UserError
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured
-from dino_core.training.feed import Batch, feed
+from dino_core.training.feed import Batch, choose_workers, feed
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
 from dino_core.training.recipes import named
@@ -230,10 +230,10 @@ def _time_steps(
     )
     assert recipe.steps is not None
     steps = [i % recipe.steps for i in range(STEPS)]
-    workers = 1 if recipe.workers is None else recipe.workers
     info, device = recipe.backbone.info(), state.center.device
+    workers, pin = choose_workers(recipe.workers, device), device.type == "cuda"
     ends = [time.perf_counter()]
-    with contextlib.closing(feed(source, images, recipe, steps, workers, pin=False)) as batches:
+    with contextlib.closing(feed(source, images, recipe, steps, workers, pin)) as batches:
         for step in steps:
             settings = schedules.settings(step)
             chosen = islice(batches, settings.accumulate)
@@ -252,7 +252,13 @@ def _time_check(state: TrainState, recipe: Recipe, source: Source) -> float:
     if not len(parts.held_out):
         return 0.0
     with tempfile.TemporaryDirectory() as folder:
-        examiner = Examiner(Run(folder), recipe, source, parts, workers=1)
+        examiner = Examiner(
+            Run(folder),
+            recipe,
+            source,
+            parts,
+            workers=choose_workers(recipe.workers, state.center.device),
+        )
         started = time.perf_counter()
         examiner.check(state)
         return time.perf_counter() - started

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from dino_core.augment import PhotometricBatch, crop_views, photometric, plan_views
+from dino_core.augment.sheet import visible
 from dino_core.data import BadImage, Source
 from dino_core.files import whole_folder, write_json
 from dino_core.lenses import LensPayload, look
@@ -32,6 +33,7 @@ from dino_core.models import Model
 from dino_core.models.preprocess import preprocess
 from dino_core.rng import permutation
 from dino_core.runs import Run
+from dino_core.training.feed import settle_worker
 from dino_core.training.recipe import Recipe
 from dino_core.training.step import TrainState
 
@@ -66,11 +68,6 @@ class Quality:
     """Effective rank of their features."""
     consistency: float | None
     """Share of neighbors kept under augmentation, 0 to 1."""
-
-    @property
-    def value(self) -> float:
-        """What the best checkpoint is chosen by: larger is better."""
-        return self.rankme if self.knn is None else self.knn
 
     def sentence(self) -> str:
         rank = f"RankMe {self.rankme:.1f}"
@@ -169,7 +166,7 @@ class Examiner:
         if not (probes / "images").is_dir():
             with whole_folder(probes / "images") as aside:
                 for i, image in self._readable(shown):
-                    Image.fromarray(image).save(aside / f"{i}.png")
+                    Image.fromarray(visible(image)).save(aside / f"{i}.png")
         folder = probes / f"step-{quality.step:08d}"
         shutil.rmtree(folder, ignore_errors=True)  # of a stretch that was rolled back or killed
         with whole_folder(folder) as aside:
@@ -214,7 +211,7 @@ class _Images(Dataset[Any]):
             num_workers=workers,
             collate_fn=list,
             generator=torch.Generator(),  # its own: torch's global one belongs to the step
-            worker_init_fn=_one_thread,
+            worker_init_fn=settle_worker,
         )
 
     def image(self, i: int) -> np.ndarray:
@@ -258,7 +255,3 @@ class _Augmented(_Images):
         params = PhotometricBatch.collate(plans).to(model.device)
         images = torch.stack(crops).to(model.device)
         return photometric(images, params, model.info.mean, model.info.std)
-
-
-def _one_thread(_worker: int) -> None:
-    torch.set_num_threads(1)

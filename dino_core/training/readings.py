@@ -28,15 +28,19 @@ class Reading:
     arrived: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, step: int, settings: StepSettings, metrics: StepMetrics, stop: bool) -> "Reading":
-        """Begin the copy. `stop` becomes known to all processes with it."""
+    def of(
+        cls, step: int, settings: StepSettings, metrics: StepMetrics, *, stop: bool, late: bool
+    ) -> "Reading":
+        """Begin the copy. What one process wants, to `stop` or to save since it is `late`, all
+        know with it, at the same step."""
         named = {
             "loss": metrics.loss,
             "grad_norm": metrics.grad_norm,
             "center_norm": metrics.center_norm,
             "finite": metrics.finite,
-            "stop": summed(torch.full_like(metrics.loss, float(stop))),
         }
+        wishes = summed(metrics.loss.new_tensor([float(stop), float(late)]))
+        named |= {"stop": wishes[0], "late": wishes[1]}
         if metrics.watched:
             named |= vars(metrics.watched)
         values = torch.stack([value.detach().float() for value in named.values()])

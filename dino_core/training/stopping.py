@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from dino_core import distributed
 from dino_core.runs import INTERRUPTED, Run
 
+SAME_MOMENT = 1.0  # seconds
+
 
 @dataclass
 class Stop:
@@ -21,6 +23,8 @@ class Stop:
     """Wall time of this process, from the making of this object."""
     reason: str = ""
     started: float = field(default_factory=time.monotonic)
+    asked: float = 0.0
+    """When a signal came."""
 
     def wanted(self) -> bool:
         if self.reason:
@@ -34,12 +38,18 @@ class Stop:
 
 @contextmanager
 def stop_signals(stop: Stop) -> Iterator[None]:
-    """Within: Ctrl-C or SIGTERM asks for a stop after this step; a second one ends it at once."""
+    """Within: Ctrl-C or SIGTERM asks for a stop after this step; a second Ctrl-C ends it at once.
 
-    def ask(_signal: int, _frame: object) -> None:
+    Only a person presses twice: schedulers and torchrun send SIGTERM again and again, and what
+    forwards a Ctrl-C sends it a second time within the same moment.
+    """
+
+    def ask(kind: int, _frame: object) -> None:
         if stop.reason:
-            raise KeyboardInterrupt
-        stop.reason = INTERRUPTED
+            if kind == signal.SIGINT and time.monotonic() - stop.asked > SAME_MOMENT:
+                raise KeyboardInterrupt
+            return
+        stop.reason, stop.asked = INTERRUPTED, time.monotonic()
         # Not print: the signal may have come in the middle of one.
         os.write(sys.stderr.fileno(), b"\nstopping after this step; the state is saved\n")
 

@@ -5,19 +5,22 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dino_core.data import open_source
 from dino_core.errors import UserError
+from dino_core.rng import generator
 from dino_core.runs import Run
 from dino_core.training import QualityConfig, Recipe, train
-from dino_core.training.stopping import Stop
+from dino_core.training.stopping import Stop, stop_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -70,6 +73,7 @@ def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp
     assert start(recipe, pictures, killed.path).wait(timeout=600) == 0
     assert_same(killed, whole)
     assert timeless(killed) == timeless(whole)
+    assert not list(killed.path.rglob("*.tmp"))  # what a kill in the middle of a save left
     assert done >= kills / 2  # else the run was too short to say anything
 
 
@@ -137,6 +141,63 @@ def test_other_circumstances_are_told(pictures, tiny, tmp_path, capsys):
     assert "not bit for bit as it would have: torch 1.13.1 then" in said
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_recipe(
+    pictures, tiny, tmp_path, assert_same
+):
+    source = open_source(pictures)
+    whole = train(tiny, source, Run(tmp_path / "whole"))
+    run = Run(tmp_path / "run")
+    train(tiny, source, run, max_seconds=1e-9)
+    shutil.rmtree(run.path / "checkpoints")
+    other = dataclasses.replace(tiny, seed=7, batch_size=4)
+    train(other, source, run, resume=True)
+    assert run.recipe()["seed"] == tiny.seed
+    assert_same(run, whole)
+
+
+def test_as_many_images_of_other_names_are_refused(pictures, tiny, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(pictures, folder)
+    run = train(tiny, open_source(folder), Run(tmp_path / "run"))
+    first = next(folder.rglob("*.png"))
+    first.rename(first.with_name("another.png"))
+    with pytest.raises(UserError, match="other names than before"):
+        train(tiny, open_source(folder), run, resume=True)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_from_start_to_resume(channels, tiny, tmp_path):
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for i in range(64):
+        pixels = generator(0, "tests", "channels", i).integers(0, 256, (48, 40, channels))
+        np.save(folder / f"{i:02d}.npy", pixels.astype(np.uint8))
+    statistics = {"mean": (0.5,) * channels, "std": (0.2,) * channels}
+    backbone = dataclasses.replace(tiny.backbone, channels=channels, **statistics)
+    quality = QualityConfig(checks=1, hold_out=0.25, probes=1)
+    recipe = dataclasses.replace(tiny, backbone=backbone, quality=quality, steps=6)
+    source = open_source(folder, channels=channels)
+    run = Run(tmp_path / "run")
+    train(recipe, source, run, max_seconds=1e-9)
+    assert run.channels() == channels
+    train(recipe, source, run, resume=True)
+    assert run.status()["state"] == "finished"
+    assert (run.path / "probes" / "step-00000006" / "attention-0.bin").is_file()
+
+
+def test_only_a_second_ctrl_c_ends_a_run_at_once(tmp_path):
+    stop = Stop(Run(tmp_path))
+    with stop_signals(stop):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # forwarded within the same moment
+        assert stop.reason == "it was interrupted"
+        stop.asked -= 10
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_newest_best_and_every_kth_are_kept(pictures, tiny, tmp_path):
     recipe = dataclasses.replace(tiny, save_every=1, keep=2, keep_every=5)
     run = train(recipe, open_source(pictures), Run(tmp_path / "run"))
@@ -146,7 +207,9 @@ def test_newest_best_and_every_kth_are_kept(pictures, tiny, tmp_path):
 def test_a_minute_that_is_over_is_a_reason_to_save(pictures, tiny, tmp_path):
     recipe = dataclasses.replace(tiny, save_every=1000, save_minutes=1e-9, keep=0)
     run = train(recipe, open_source(pictures), Run(tmp_path / "run"))
-    assert [found.step for found in run.checkpoints()] == list(range(1, 13))
+    assert [found.step for found in run.checkpoints()] == list(
+        range(2, 13)
+    )  # its step is done first
 
 
 def test_time_that_is_up_says_so(tmp_path):
