@@ -145,7 +145,7 @@ def choose(
     )
     recipe = _fitted_to_memory(recipe, memory, processes, reasons)
     if seconds is None:
-        recipe = _warmed_up(_usual_length(recipe, images, slow, reasons), images)
+        recipe = warmed_up(_usual_length(recipe, images, slow, reasons), images)
     else:
         timed = fit_to_time(recipe, images, seconds, speed(recipe) if callable(speed) else speed)
         recipe = timed.recipe
@@ -165,7 +165,7 @@ def fit_to_time(recipe: Recipe, images: int, seconds: float, images_per_second: 
         f"steps = {steps}, {steps / per_epoch:.3g} epochs: in {_spoken(seconds)} at "
         f"{images_per_second:.3g} images per second"
     )
-    return Choice(_warmed_up(replace(recipe, steps=steps), images), [reason])
+    return Choice(warmed_up(replace(recipe, steps=steps), images), [reason])
 
 
 # -- the rules ------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _usual_length(recipe: Recipe, images: int, slow: bool, reasons: list[str]) -
     return replace(recipe, epochs=epochs)
 
 
-def _warmed_up(recipe: Recipe, images: int) -> Recipe:
+def warmed_up(recipe: Recipe, images: int) -> Recipe:
     """Warm-ups no longer than the length of the run bears; a short one keeps a cool teacher."""
     per_epoch = _steps_per_epoch(recipe, images)
     epochs = recipe.epochs if recipe.steps is None else recipe.steps / per_epoch

@@ -141,7 +141,12 @@ class _Loop:
             described = {**self.recipe.to_json(), **origin(source, self.device)}
             write_json(run.path / "recipe.json", described)
         else:
-            self.say(f"goes on at step {self.state.step} under its own recipe, recipe.json")
+            self.say(
+                f"goes on at step {self.state.step} under its own recipe, recipe.json; settings "
+                "given now do not count"
+            )
+            if self.state.step == self.steps:
+                self.say(f"is at its end; to train on, start a new run with --init {run.path}")
             if changed := changes(run, self.device):
                 self.say(changed)
         run.cut_metrics(self.state.step)

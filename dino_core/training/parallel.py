@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as all_reduce_with_gradient
 from torch.nn.parallel import DistributedDataParallel
 
 from dino_core import distributed
@@ -113,6 +112,18 @@ def synchronize_batch_norm(network: nn.Module) -> None:
             module.__class__ = _SYNCED[type(module)]
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; each gets the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return summed(x.clone())
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return summed(gradient.clone())
+
+
 class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the group. Unlike torch's `SyncBatchNorm` it runs on CPUs, too.
 
@@ -128,9 +139,9 @@ class _SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
             x = x.float()
             rows = x.numel() // x.shape[1]
             count = summed(torch.full((1,), float(rows), device=x.device))
-            mean = all_reduce_with_gradient(x.sum(axes)) / count
+            mean = _Sum.apply(x.sum(axes)) / count
             deviation = x - mean.view(shape)
-            variance = all_reduce_with_gradient(deviation.square().sum(axes)) / count
+            variance = _Sum.apply(deviation.square().sum(axes)) / count
             self._remember(mean.detach(), variance.detach(), count)
             normed = deviation * (variance + self.eps).rsqrt().view(shape)
             if self.weight is not None:

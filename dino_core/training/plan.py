@@ -26,7 +26,7 @@ from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
-from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured
+from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, warmed_up
 from dino_core.training.feed import Batch, choose_workers, feed
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
@@ -76,6 +76,8 @@ def planned(
     """
     auto = name == AUTO
     chosen = _chosen(flags, source, max_seconds) if auto else Choice(flags(named(name)), [])
+    if auto:
+        chosen = _own_length(chosen, flags, len(source))
     for reason in chosen.reasons:
         tell(reason)
     if max_seconds is None or distributed.world_size() > 1:
@@ -102,6 +104,15 @@ def planned(
     if run is not None:
         _check_disk(run, rehearsal.disk(fitted.recipe, steps))
     return fitted.recipe
+
+
+def _own_length(choice: Choice, flags: Callable[[Recipe], Recipe], images: int) -> Choice:
+    """Where the user set the length of the run, its warm-ups follow; not those the user set."""
+    recipe = choice.recipe
+    if flags(replace(recipe, steps=None, epochs=-1)) == replace(recipe, steps=None, epochs=-1):
+        return choice
+    reasons = [r for r in choice.reasons if not r.startswith(("steps =", "epochs ="))]
+    return Choice(flags(warmed_up(recipe, images)), reasons)
 
 
 def _check_disk(run: Run, needed: int) -> None:

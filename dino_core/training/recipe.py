@@ -224,7 +224,8 @@ class Recipe:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
         if self.batch_size > images:
             raise UserError(
-                f"the batch of {self.batch_size} is larger than the data ({images} images): "
+                f"the batch of {self.batch_size} is larger than the data ({images} images to train "
+                "on, without those held out for the quality checks): "
                 f"use --batch-size {images} or less"
             )
         world_size = distributed.world_size()

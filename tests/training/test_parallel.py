@@ -114,9 +114,8 @@ def test_passes_join_to_the_batch(recipe):
 @pytest.mark.parametrize(
     ("kind", "shape"), [(nn.BatchNorm1d, (6, 5)), (nn.BatchNorm2d, (4, 5, 3, 2))]
 )
-def test_batch_norm_over_one_process_is_batch_norm(kind, shape, monkeypatch):
+def test_batch_norm_over_one_process_is_batch_norm(kind, shape):
     """Forward, gradients and running statistics; the group is of one."""
-    monkeypatch.setattr("dino_core.training.parallel.all_reduce_with_gradient", lambda x: x)
     torch.manual_seed(0)
     plain, synced = kind(5), kind(5)
     synced.__class__ = {nn.BatchNorm1d: _Synced1d, nn.BatchNorm2d: _Synced2d}[kind]
