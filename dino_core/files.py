@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dino_core.errors import UserError
 
@@ -64,6 +64,19 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+_HELD: set[IO[str]] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child must not hold its parent's locks: it may outlive it."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 @contextmanager
 def held(lock: Path, sentence: str) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when this process ends, however it ends.
@@ -83,7 +96,11 @@ def held(lock: Path, sentence: str) -> Iterator[None]:
             pass
         except OSError:
             raise UserError(sentence) from None
-        yield
+        _HELD.add(file)
+        try:
+            yield
+        finally:
+            _HELD.discard(file)
 
 
 def write_json(path: Path, value: Any) -> None:

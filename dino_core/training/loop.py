@@ -135,8 +135,8 @@ class _Loop:
         """Write down what the run is before its first step, or say where it goes on."""
         run, source = self.run, self.source
         (run.path / "stop").unlink(missing_ok=True)
-        remove_leftovers(run.path / "checkpoints")
-        remove_leftovers(run.path / "probes")
+        for folder in (run.path, run.path / "checkpoints", run.path / "probes"):
+            remove_leftovers(folder)
         if fresh:
             described = {**self.recipe.to_json(), **origin(source, self.device)}
             write_json(run.path / "recipe.json", described)

@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
-import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -129,19 +126,3 @@ def test_batch_norm_over_one_process_is_batch_norm(kind, shape):
         torch.testing.assert_close(synced.state_dict()[name], value)
     torch.testing.assert_close(synced.weight.grad, plain.weight.grad)
     torch.testing.assert_close(synced.eval()(x), plain.eval()(x))
-
-
-@pytest.mark.soak
-def test_a_killed_process_is_replaced_and_nothing_is_lost(recipe, pictures, tmp_path, assert_same):
-    recipe = dataclasses.replace(recipe, steps=40)
-    finished(torchrun(recipe, pictures, tmp_path / "whole"))
-    process = torchrun(recipe, pictures, tmp_path / "killed", "--max-restarts=2")
-    run = Run(tmp_path / "killed")
-    deadline = time.monotonic() + 300
-    while not run.checkpoints() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(run.status()["process"]["pid"], signal.SIGKILL)
-    finished(process)
-    assert "goes on at step" in (run.path / "log.txt").read_text()
-    assert_same(run, Run(tmp_path / "whole"))
-    assert all(math.isfinite(row["loss"]) for row in run.metrics())

@@ -53,7 +53,7 @@ def test_killed_at_random_moments(precision, workers, kills, pictures, tiny, tmp
         tiny,
         precision=precision,
         workers=workers,
-        steps=8 * kills,
+        steps=40 * kills,
         save_every=3,
         quality=QualityConfig(checks=8, hold_out=0.25, probes=1),
     )
