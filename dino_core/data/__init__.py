@@ -2,7 +2,7 @@
 
 from dino_core.data.decode import BadImage, decode_image
 from dino_core.data.opening import open_source
-from dino_core.data.order import batch_indices, epoch_order, steps_per_epoch
+from dino_core.data.order import batch_indices, epoch_order
 from dino_core.data.quarantine import Quarantine, Quarantined, safe_image
 from dino_core.data.source import Source
 
@@ -16,5 +16,4 @@ __all__ = [
     "epoch_order",
     "open_source",
     "safe_image",
-    "steps_per_epoch",
 ]

@@ -10,11 +10,6 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return permutation(n, "order", seed, epoch).astype(np.int64)
 
 
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole global batches in an epoch; at least one, for a collection smaller than a batch."""
-    return max(1, n // batch_size)
-
-
 def batch_indices(
     order: np.ndarray, step: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> np.ndarray:

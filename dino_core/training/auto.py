@@ -162,7 +162,7 @@ def fit_to_time(recipe: Recipe, images: int, seconds: float, images_per_second: 
     most = max(MOST_EPOCHS * per_epoch, LENGTHS["cuda"][2])
     steps = int(max(1, min(affordable, most)))
     reason = (
-        f"steps = {steps}, {steps / per_epoch:.3g} epochs: in {_spoken(seconds)} at "
+        f"steps = {steps}, {steps / per_epoch:.3g} epochs: in {spoken(seconds)} at "
         f"{images_per_second:.3g} images per second"
     )
     return Choice(warmed_up(replace(recipe, steps=steps), images), [reason])
@@ -181,7 +181,7 @@ def _plan(
     crops, backbone = chosen.recipe().crops, chosen.recipe().backbone
     why = f"what {DEVICES[device]} manages"
     if seconds is not None and chosen is not fitting[0]:
-        why = f"{_spoken(seconds)} are too short for a larger one"
+        why = f"{spoken(seconds)} are too short for a larger one"
     elif fitting[0] is not plans[0]:
         why = f"the images are small ({size:.0f} px)"
     name = backbone.architecture.split("_")[1]
@@ -356,7 +356,8 @@ def _why_batch(batch: int, images: int, slow: bool) -> str:
     return "as many as `small` has" if slow else "as many as the paper has"
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """A duration as a person says it: 40 s, 25 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -26,7 +26,7 @@ from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
-from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, warmed_up
+from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, spoken, warmed_up
 from dino_core.training.feed import Batch, choose_workers, feed
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
@@ -207,13 +207,6 @@ class Rehearsal:
             f"{self.memory / 2**30:.1f} GB of memory, "
             f"{self.disk(recipe, steps) / 2**20:,.0f} MB on disk"
         )
-
-
-def spoken(seconds: float) -> str:
-    """A duration as a person says it: 40 s, 25 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def rehearse(recipe: Recipe, source: Source, max_seconds: float = math.inf) -> Rehearsal:
