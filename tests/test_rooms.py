@@ -20,7 +20,7 @@ FLOORS = {
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery"},
-    5: {"evaluation", "views", "catalog", "serving", "launcher"},
+    5: {"evaluation", "views", "catalog", "serving", "launcher", "benchmarks"},
     6: {"apps", "scripts"},
 }
 GROUND, TOP = min(FLOORS), max(FLOORS)

@@ -1,0 +1,127 @@
+"""Timing in alternation: what is compared runs in turns, so that a noisy machine bothers all alike.
+
+    seconds = in_alternation({"fast": step, "plain": plain_step}, rounds=5)
+    ratio(seconds["plain"], seconds["fast"])
+
+A `Measured` is what a benchmark says of one recipe, and what `--json` writes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One recipe on one machine. Either a rate or a duration is known; None is not measured."""
+
+    name: str
+    hardware: str
+    images_per_second: float | None = None
+    milliseconds: float | None = None
+    ratio_to_plain: float | None = None
+    """How many times faster than the plain twin, measured in alternation in the same run."""
+    share_of_limit: float | None = None
+    """Of what `limit` names, 0 to 1."""
+    limit: str = ""
+    """What it could be at best: "matrix products at 790 TFLOP/s", "the bare forward pass"."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """Where the time goes: milliseconds by name."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know besides, a sentence each."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def in_alternation(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int = 5,
+    warmup: int = 1,
+    device: torch.device | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, by name.
+
+    All of them first run `warmup` times (compiling, filling caches), then take turns, the order
+    turned round every time: what the machine does besides then hits each alike. On a GPU each
+    turn waits for its own work, and no longer.
+    """
+    for run in contenders.values():
+        for _ in range(warmup):
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds):
+        names = list(contenders)
+        for name in names if turn % 2 == 0 else reversed(names):
+            wait_for(device)
+            start = time.perf_counter()
+            contenders[name]()
+            wait_for(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """How many times faster: the median over rounds of one round's quotient."""
+    return median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def wait_for(device: torch.device | None) -> None:
+    """Until a GPU has done what it was given; at once for a CPU."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Phases:
+    """A stopwatch for the parts of a step: milliseconds by name, summed over `with` blocks.
+
+    On a GPU every part waits for the device, so phases add up but run slower than the whole.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        wait_for(self.device)
+        start = time.perf_counter()
+        yield
+        wait_for(self.device)
+        spent = 1000 * (time.perf_counter() - start)
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
+
+    def per(self, count: int) -> dict[str, float]:
+        """Milliseconds by name for each of `count` steps or images."""
+        return {name: spent / count for name, spent in self.milliseconds.items()}
+
+
+def report(results: Sequence[Measured]) -> str:
+    """All results as text for a terminal, one block each."""
+    return "\n\n".join(_block(result) for result in results)
+
+
+def _block(result: Measured) -> str:
+    lines = [f"{result.name}  ({result.hardware})"]
+    if result.images_per_second is not None:
+        lines.append(f"  {result.images_per_second:,.1f} images/s")
+    if result.milliseconds is not None:
+        lines.append(f"  {result.milliseconds:,.1f} ms")
+    if result.ratio_to_plain is not None:
+        lines.append(f"  {result.ratio_to_plain:.2f} times its plain twin")
+    if result.share_of_limit is not None:
+        lines.append(f"  {100 * result.share_of_limit:.0f} % of the limit: {result.limit}")
+    if result.phases:
+        total = sum(result.phases.values())
+        parts = [
+            f"{name} {spent:,.1f} ms ({100 * spent / total:.0f} %)"
+            for name, spent in sorted(result.phases.items(), key=lambda item: -item[1])
+        ]
+        lines.append("  " + ", ".join(parts))
+    lines += [f"  {note}" for note in result.notes]
+    return "\n".join(lines)
