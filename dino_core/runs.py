@@ -139,8 +139,10 @@ class Run:
                 aside.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def warn(self, step: int, sentence: str) -> None:
-        """Add a warning to `warnings.jsonl`."""
-        _append(self.path / "warnings.jsonl", _line({"step": step, "warning": sentence}))
+        """Add a warning to `warnings.jsonl`; a run that was killed and says it again adds none."""
+        path, line = self.path / "warnings.jsonl", _line({"step": step, "warning": sentence})
+        if not path.is_file() or line not in path.read_text(encoding="utf-8"):
+            _append(path, line)
 
     def log(self, line: str) -> None:
         """Add a dated line to `log.txt`."""

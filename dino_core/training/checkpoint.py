@@ -44,6 +44,8 @@ class Progress:
     best_value: float | None = None
     start_value: float | None = None
     """The quality before the first step."""
+    monitor: dict[str, Any] = field(default_factory=dict)
+    """What the `Monitor` has seen and named; `{}` in checkpoints of before it was kept."""
 
     def skips(self, step: int) -> bool:
         return any(first <= step < end for first, end in self.skipped)

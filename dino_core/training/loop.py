@@ -129,6 +129,7 @@ class _Loop:
         )
         self.examiner = Examiner(run, recipe, self.source, self.images, self.workers)
         self.monitor = Monitor(recipe.head.out_dim, 2 * recipe.batch_size, self.steps)
+        self.monitor.remember(self.progress.monitor)
         self.meter = Meter(run, recipe, self.state.step, self.steps_per_epoch, self.sinks)
 
     def prepare(self, fresh: bool) -> None:
@@ -275,6 +276,7 @@ class _Loop:
         if found is None:
             self.state = create_state(self.recipe, self.device)
         self.progress = found or Progress()
+        self.monitor.remember(self.progress.monitor)
         self.progress.skipped.append([first, end])
         self.warn(f"{broke}: goes back to step {self.state.step} and passes these over", first)
         if self.main:
@@ -342,6 +344,7 @@ class _Loop:
         )
 
     def _save(self) -> None:
+        self.progress.monitor = self.monitor.memory()
         if self.main:
             save_checkpoint(self.run, self.state, self.info, self.recipe, self.progress)
         if len(self.quarantine):

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 WINDOW = 5  # watched steps that must agree
 FLAT = 0.98  # of ln K: targets of a healthy teacher stay below, however early
@@ -25,6 +26,11 @@ ALIKE = 0.05  # of the deviation that independent directions would have
 NEAR = 0.02  # of ln K: how near to it a loss counts as stuck
 PATIENT = 0.3  # of the run, in which a loss may stay there
 EXPLODED = 100.0
+
+JUDGED = (
+    *("loss", "grad_norm", "teacher_entropy", "kl_uniform"),
+    *("used_prototypes", "feature_std", "effective_rank"),
+)  # the numbers that say something of trouble
 
 Row = Mapping[str, float]
 
@@ -58,7 +64,7 @@ class Monitor:
         """The new warnings after a watched step; `numbers` are its metrics, all finite."""
         if "teacher_entropy" not in numbers or not all(map(math.isfinite, numbers.values())):
             return []
-        self.window.append(numbers)
+        self.window.append({name: numbers[name] for name in JUDGED if name in numbers})
         if len(self.early_norms) < WINDOW:
             self.early_norms.append(numbers["grad_norm"])
         if len(self.window) < WINDOW:
@@ -66,6 +72,20 @@ class Monitor:
         found = [warning for warning in self._found(step) if warning.kind not in self.named]
         self.named |= {warning.kind for warning in found}
         return found
+
+    def memory(self) -> dict[str, Any]:
+        """What it must remember where a run goes on, as JSON: see `remember`."""
+        return {
+            "named": sorted(self.named),
+            "window": [dict(row) for row in self.window],
+            "early_norms": list(self.early_norms),
+        }
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from the `memory` of a monitor; from `{}` as one that has seen nothing."""
+        self.named = set(memory.get("named", ()))
+        self.window = deque(memory.get("window", ()), maxlen=WINDOW)
+        self.early_norms = list(memory.get("early_norms", ()))
 
     def _found(self, step: int) -> list[Warning]:
         uniform = math.log(self.prototypes)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -212,6 +213,66 @@ def test_a_collapse_can_stop_the_run(pictures, tiny, tmp_path):
     assert run.status()["state"] == "stopped"
     assert "flat" in run.status()["reason"]
     assert run.checkpoint().step < 10
+
+
+def warnings_of(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.path / "warnings.jsonl").read_text().splitlines()]
+
+
+def cut_back(run: Run, copy_: Run, step: int) -> Run:
+    """A run as it was when its process was killed after the checkpoint at `step`."""
+    shutil.copytree(run.path, copy_.path)
+    for checkpoint in copy_.checkpoints():
+        if checkpoint.step > step:
+            shutil.rmtree(checkpoint.path)
+    (copy_.path / "warnings.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in warnings_of(run) if row["step"] < step)
+    )
+    return copy_
+
+
+def test_a_run_resumed_at_any_step_warns_as_the_whole_one(pictures, tiny, tmp_path):
+    recipe = provoked(tiny, COLLAPSES["no sharpening"][0], 10)
+    recipe = dataclasses.replace(recipe, save_every=1, keep=0)
+    source = open_source(pictures)
+    whole = train(recipe, source, Run(tmp_path / "whole"))
+    assert 0 < warnings_of(whole)[0]["step"] < 9
+    for step in range(1, recipe.steps):
+        resumed = cut_back(whole, Run(tmp_path / f"resumed-{step}"), step)
+        train(recipe, source, resumed, resume=True)
+        assert warnings_of(resumed) == warnings_of(whole), step
+
+
+def test_a_run_stopped_after_every_step_is_watched(pictures, tiny, tmp_path):
+    recipe = provoked(tiny, COLLAPSES["no sharpening"][0], 10)
+    source = open_source(pictures)
+    whole = train(recipe, source, Run(tmp_path / "whole"))
+    stopped = Run(tmp_path / "stopped")
+    for _ in range(recipe.steps):
+        train(recipe, source, stopped, resume=True, max_seconds=1e-9)
+    assert stopped.status()["state"] == "finished"
+    assert warnings_of(stopped) == warnings_of(whole)
+
+
+def test_a_warning_said_again_after_a_kill_is_written_once(tmp_path):
+    run = Run(tmp_path)
+    for step, sentence in [(4, "flat"), (4, "flat"), (5, "flat"), (4, "other")]:
+        run.warn(step, sentence)
+    assert [(row["step"], row["warning"]) for row in warnings_of(run)] == [
+        (4, "flat"),
+        (5, "flat"),
+        (4, "other"),
+    ]
+
+
+def test_a_checkpoint_of_before_the_monitor_was_kept_is_resumed(pictures, tiny, tmp_path):
+    source = open_source(pictures)
+    run = train(tiny, source, Run(tmp_path / "run"), max_seconds=1e-9)
+    path = run.checkpoint().path / "state.json"
+    saved = json.loads(path.read_text())
+    del saved["progress"]["monitor"]
+    path.write_text(json.dumps(saved))
+    assert train(tiny, source, run, resume=True).status()["state"] == "finished"
 
 
 HEALTHY = {
