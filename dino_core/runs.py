@@ -16,6 +16,7 @@ fits and whose four files are there can be trusted.
 import json
 import platform
 import re
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ ORIGIN = ("data", "images", "ids", "versions")  # in recipe.json, but no setting
 INTERRUPTED = "it was interrupted"  # the reason of a run that Ctrl-C or SIGTERM stopped
 ALIVE = ("starting", "running")
 SILENCE = 600.0  # seconds without a heartbeat after which a run on another machine counts as dead
+_TELLING = threading.Lock()  # so that a heartbeat never puts back what was said before
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -168,7 +170,16 @@ class Run:
     def write_status(self, state: str, **more: Any) -> None:
         """Say what this process is doing, with a heartbeat (seconds since the epoch)."""
         value = {"state": state, "heartbeat": time.time(), "process": this_process()}
-        write_json(self.path / "status.json", value | {"host": platform.node()} | more)
+        with _TELLING:
+            write_json(self.path / "status.json", value | {"host": platform.node()} | more)
+
+    def beat(self) -> None:
+        """Renew the heartbeat of what this very process said, if by that it is still at work."""
+        path = self.path / "status.json"
+        with _TELLING:
+            said = read_json(path) if path.is_file() else {}
+            if said.get("state") in ALIVE and said.get("process") == this_process():
+                write_json(path, said | {"heartbeat": time.time()})
 
     def stop_requested(self) -> bool:
         return (self.path / "stop").exists()

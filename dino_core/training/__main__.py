@@ -18,6 +18,7 @@ from dino_core.errors import UserError, command
 from dino_core.files import read_json
 from dino_core.processes import this_process
 from dino_core.runs import ALIVE, Run
+from dino_core.training.heartbeat import beating
 from dino_core.training.launch import REQUEST, STARTING
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def told(run: Run) -> Iterator[None]:
     if before.get("state") not in ALIVE:
         run.write_status(STARTING, **{k: before[k] for k in ("step", "steps") if k in before})
     try:
-        yield
+        with beating(run):
+            yield
     except BaseException as error:
         now = run.status()
         if now.get("state") == STARTING and now.get("process") == this_process():

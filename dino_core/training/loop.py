@@ -32,6 +32,7 @@ from dino_core.training.checkpoint import (
     save_checkpoint,
 )
 from dino_core.training.feed import Batch, choose_workers, feed, step_images
+from dino_core.training.heartbeat import beating
 from dino_core.training.meter import Meter
 from dino_core.training.monitor import Monitor
 from dino_core.training.parallel import agreed, own_device, process_group
@@ -74,7 +75,7 @@ def train(
     device = own_device(device_of(recipe.device))
     busy = f"{run.path}: this run is being trained by another process; wait for it, or stop it"
     lock = held(run.path / ".training.lock", busy) if main else nullcontext()
-    with lock, process_group(device), stop_signals(stop):
+    with lock, beating(run), process_group(device), stop_signals(stop):
         recipe = Recipe.from_json(agreed(recipe.to_json(), device))
         torch.set_num_threads(recipe.threads)
         saved = agreed(goes_on and bool(run.checkpoints()), device)
