@@ -56,6 +56,7 @@ def parse(defaults: Recipe) -> Train:
         default=Train(data=tyro.MISSING, out=tyro.MISSING, settings=defaults),
         description=__doc__,
         config=(tyro.conf.OmitArgPrefixes,),
+        console_outputs=distributed.is_main(),
     )
 
 

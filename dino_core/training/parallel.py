@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dino_core import distributed
 from dino_core.errors import UserError
+from dino_core.training.rendezvous import agent_store
 
 # The first process alone checks quality and saves while the others wait for its next sum.
 PATIENCE = timedelta(hours=2)
@@ -25,11 +26,20 @@ PATIENCE = timedelta(hours=2)
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Within: this process belongs to the group that torchrun started (nccl on GPUs, else gloo)."""
+    """Within: this process belongs to the group that torchrun started (nccl on GPUs, else gloo).
+
+    Raises `UserError` when some process of it does not come.
+    """
     if distributed.world_size() == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=agent_store(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        timeout=PATIENCE,
+    )
     try:
         yield
     finally:
@@ -88,12 +98,12 @@ def parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """The network to call in training: averages gradients over the group during `backward`."""
     if not in_group():
         return network
-    return DistributedDataParallel(
-        network,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # running statistics are the same everywhere already
-        gradient_as_bucket_view=True,
-    )
+    devices = [device] if device.type == "cuda" else None
+    wrapped = DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+    # Running statistics are the same everywhere already. Set here, since torch 2.13 gave the
+    # argument another name.
+    wrapped.broadcast_buffers = False
+    return wrapped
 
 
 def without_sync(network: nn.Module) -> AbstractContextManager[None]:

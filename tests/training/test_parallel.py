@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,9 @@ from dino_core.training.parallel import _Synced1d, _Synced2d
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 TOGETHER = """
-import json, sys
+import json, os, sys
+with open(f"{sys.argv[3]}.{os.environ['RANK']}", "a") as pids:
+    print(os.getpid(), file=pids)
 from dino_core.data import open_source
 from dino_core.runs import Run
 from dino_core.training import Recipe, train
@@ -37,12 +42,26 @@ def recipe(tiny) -> Recipe:
     return dataclasses.replace(tiny, backbone=backbone, optim=optim, steps=20, save_every=5)
 
 
+MISTAKE = """
+from dino_core.errors import UserError, command
+
+@command
+def main():
+    raise UserError("photos: no such folder")
+
+main()
+"""
+
+
 def torchrun(recipe: Recipe, data: Path, run: Path, *flags: str) -> subprocess.Popen[str]:
     script = run.parent / "together.py"
     script.write_text(TOGETHER)
+    return started(*flags, str(script), json.dumps(recipe.to_json()), str(data), str(run))
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr"]
-    command += ["127.0.0.1", "--nproc-per-node=2", *flags, str(script)]
-    command += [json.dumps(recipe.to_json()), str(data), str(run)]
+    command += ["127.0.0.1", "--nproc-per-node=2", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -63,7 +82,8 @@ def test_two_processes_train_as_one(recipe, pictures, tmp_path, micro_batch):
         head = dataclasses.replace(recipe.head, batch_norm=False)
         recipe = dataclasses.replace(recipe, head=head, micro_batch=micro_batch)
     one = train(recipe, open_source(pictures), Run(tmp_path / "one"))
-    finished(torchrun(recipe, pictures, tmp_path / "two"))
+    output = finished(torchrun(recipe, pictures, tmp_path / "two"))
+    assert "deprecated" not in output
     two = Run(tmp_path / "two")
     assert two.recipe()["versions"]["world_size"] == 2
     ours, theirs = one.metrics(), two.metrics()
@@ -126,3 +146,35 @@ def test_batch_norm_over_one_process_is_batch_norm(kind, shape):
         torch.testing.assert_close(synced.state_dict()[name], value)
     torch.testing.assert_close(synced.weight.grad, plain.weight.grad)
     torch.testing.assert_close(synced.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_replaced_and_nothing_is_lost(
+    recipe, pictures, tmp_path, assert_same, killed
+):
+    finished(torchrun(recipe, pictures, tmp_path / "whole"))
+    process = torchrun(recipe, pictures, tmp_path / "killed", "--max-restarts=1")
+    run = Run(tmp_path / "killed")
+    while not run.checkpoints():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.kill(int((tmp_path / f"killed.{killed}").read_text()), signal.SIGKILL)
+    finished(process)
+    assert "goes on at step" in (run.path / "log.txt").read_text()
+    assert_same(run, Run(tmp_path / "whole"))
+    assert all(math.isfinite(row["loss"]) for row in run.metrics())
+
+
+def test_a_mistake_is_said_once_however_many_meet_it(tmp_path):
+    """By the first process, at once; torchrun's report, which cannot be kept from coming, ends
+    with the same sentence. A restart would not help: the second attempt knows, and says nothing."""
+    script = tmp_path / "mistake.py"
+    script.write_text(MISTAKE)
+    process = started("--max-restarts=1", str(script))
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert output.count("error: photos: no such folder") == 1
+    report = output.rpartition("Root Cause")[2]
+    assert "photos: no such folder" in report
+    assert "exitcode  : 2" in report
