@@ -17,7 +17,8 @@ The rules, each with its source:
   scale. lightly-train begins at 0.02; here that used few prototypes (docs/log.md).
 - An eighth of the images a step at most, so that an epoch has eight different steps.
 - The peak rate falls with the root of the batch below the base recipe's.
-- Warm-ups take a tenth of the run at most, that of the temperature three tenths (lightly-train).
+- Warm-ups take a tenth of the run at most, that of the temperature three tenths (lightly-train),
+  that of the head alone a fifth.
 """
 
 import math
@@ -246,9 +247,11 @@ def warmed_up(recipe: Recipe, images: int) -> Recipe:
     per_epoch = _steps_per_epoch(recipe, images)
     epochs = recipe.epochs if recipe.steps is None else recipe.steps / per_epoch
     optim, teacher = recipe.optim, recipe.teacher
-    still = min(optim.freeze_last_layer, epochs / 10, FROZEN_STEPS / per_epoch)
     optim = replace(
-        optim, warmup_epochs=min(optim.warmup_epochs, epochs / 10), freeze_last_layer=still
+        optim,
+        warmup_epochs=min(optim.warmup_epochs, epochs / 10),
+        freeze_last_layer=min(optim.freeze_last_layer, epochs / 10, FROZEN_STEPS / per_epoch),
+        head_warmup_epochs=min(optim.head_warmup_epochs, epochs / 5),
     )
     warming = min(30, int(0.3 * epochs))
     if teacher.teacher_temp <= COOL or warming < COOL_EPOCHS:

@@ -31,6 +31,7 @@ from dino_core.training.feed import Batch, choose_workers, feed
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
 from dino_core.training.recipes import named
+from dino_core.training.starting import going_on
 from dino_core.training.state import create_state
 from dino_core.training.step import Schedules, TrainState, train_step
 
@@ -75,6 +76,7 @@ def planned(
     too full for `run`.
     """
     auto = name == AUTO
+    flags = going_on(Recipe() if auto else named(name), flags, tell)
     chosen = _chosen(flags, source, max_seconds) if auto else Choice(flags(named(name)), [])
     if auto:
         chosen = _own_length(chosen, flags, len(source))

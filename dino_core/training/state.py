@@ -2,12 +2,12 @@
 
 import torch
 
-from dino_core.models import load_model, load_strictly
 from dino_core.rng import torch_seed
 from dino_core.training.network import create_student, create_teacher
 from dino_core.training.optim import create_optimizer
 from dino_core.training.parallel import parallel, synchronize_batch_norm
 from dino_core.training.recipe import Recipe
+from dino_core.training.starting import start_from
 from dino_core.training.step import TrainState
 
 
@@ -16,7 +16,7 @@ def create_state(recipe: Recipe, device: torch.device) -> TrainState:
     torch.manual_seed(torch_seed(recipe.seed, "init"))
     student = create_student(recipe.backbone, recipe.head)
     if recipe.init is not None:
-        _start_from(student.backbone.vit, recipe.init)
+        start_from(student.backbone, recipe.init)
     student = student.to(device)
     synchronize_batch_norm(student)
     return TrainState(
@@ -27,8 +27,3 @@ def create_state(recipe: Recipe, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         caller=parallel(student, device),
     )
-
-
-def _start_from(vit: torch.nn.Module, spec: str) -> None:
-    """Copy a model's backbone weights; one of another shape is a `UserError` that lists them."""
-    load_strictly(vit, load_model(spec, device="cpu").backbone.vit.state_dict(), spec)

@@ -2,10 +2,11 @@
 
     python scripts/train.py --recipe continue --data photos/ --out runs/mine
 
-Another model to start from: --init runs/NAME, or any other spelling, with --architecture,
---patch-size and --image-size to match. The projection head is new, so at first only it and the
-center learn while the backbone keeps still; then all of it, at a fifth of the usual rate per image:
-at the usual one others lost their k-NN (facebookresearch/dino, issues 207 and 284). A run warns
+Another model to start from: --init runs/NAME, or any other spelling; backbone and crops are then
+that model's. The projection head is new, so at first only it and the center learn while the
+backbone keeps still (a fifth of a run at most, where its length was chosen by --max-time); then all
+of it, at a fifth of the usual rate per image: at the usual one others lost their k-NN
+(facebookresearch/dino, issues 207 and 284). A run warns
 when its quality falls below that of its start. We have not trained it yet.
 """
 
