@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dino_core import rng
+from dino_core.rng import digests, generator, uniforms
 
 parts = st.one_of(st.integers(-(2**63), 2**64), st.text(max_size=8))
 keys = st.lists(parts, min_size=1, max_size=4).map(tuple)
@@ -72,3 +73,20 @@ def test_draws_are_uniform_over_neighboring_keys():
     draws = np.array([rng.generator(0, "image", i).random() for i in range(4000)])
     assert abs(draws.mean() - 0.5) < 5 / np.sqrt(12 * 4000)
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / np.sqrt(4000)
+
+
+def test_numbers_of_many_keys_are_those_of_their_generators():
+    ends = [(i, v) for i in (0, 7, 2**40) for v in (0, 9)]
+    drawn = uniforms(digests((3, "augment", 7), ends), range(14))
+    for row, end in zip(drawn, ends, strict=True):
+        assert np.array_equal(row, generator(3, "augment", 7, *end).random(56))
+    some = uniforms(digests((3, "augment", 7), ends), [10, 0])
+    assert np.array_equal(some, np.hstack([drawn[:, 40:44], drawn[:, :4]]))
+
+
+def test_many_keys_are_computed_in_parts(monkeypatch):
+    keys = digests(("parts",), [(i,) for i in range(10)])
+    whole = uniforms(keys, range(3))
+    monkeypatch.setattr(rng, "_AT_ONCE", 7)
+    assert np.array_equal(uniforms(keys, range(3)), whole)
+    assert uniforms(keys[:0], range(3)).shape == (0, 12)

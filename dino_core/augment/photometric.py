@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dino_core.augment.plan import JITTER, ViewPlan
+from dino_core.augment.planning import Plans
 
 WHITE = 255.0
 SLOTS = len(JITTER)  # color jitter has four operations, in each image's own order
@@ -75,6 +77,46 @@ class PhotometricBatch:
             rows=torch.tensor([row for row, _ in touched], dtype=torch.int64),
             values=torch.tensor([value for _, value in touched], dtype=torch.float32),
             counts=tuple(map(len, groups)),
+        )
+
+    @classmethod
+    def of(cls, plans: Plans) -> Self:
+        """The same of plans that were made together: what `collate` gathers one by one."""
+        count = len(plans)
+        blends = np.zeros((SLOTS, 3, count), np.float32)
+        blends[:, OWN] = 1
+        hue = []
+        for slot in range(SLOTS):
+            operations = plans.order[:, slot]
+            factors = np.take_along_axis(plans.factors, operations[:, None], axis=1)[:, 0]
+            for operation, name in enumerate(JITTER):
+                if plans.strengths[operation] > 0:
+                    rows = np.flatnonzero(plans.jittered & (operations == operation))
+                    if name == "hue":
+                        hue.append((rows, factors[rows]))
+                    else:
+                        weights = _blend_weights(name, factors[rows])
+                        for kind, weight in enumerate(weights):
+                            blends[slot, kind, rows] = weight
+            if len(hue) == slot:
+                hue.append((np.empty(0, np.int64), np.empty(0)))
+        grayscale, blurred, solarized = map(
+            np.flatnonzero, (plans.grayscale, plans.blur_sigma > 0, plans.solarize)
+        )
+        nothing = (np.zeros(len(grayscale)), np.zeros(len(solarized)))
+        groups = [
+            *hue,
+            (grayscale, nothing[0]),
+            (blurred, plans.blur_sigma[blurred]),
+            (solarized, nothing[1]),
+        ]
+        return cls(
+            blends=torch.from_numpy(blends),
+            rows=torch.from_numpy(np.concatenate([rows for rows, _ in groups])),
+            values=torch.from_numpy(
+                np.concatenate([values for _, values in groups]).astype(np.float32)
+            ),
+            counts=tuple(len(rows) for rows, _ in groups),
         )
 
     def __len__(self) -> int:
@@ -194,7 +236,7 @@ def solarize(x_BCHW: Tensor) -> Tensor:
     return torch.minimum(x_BCHW, WHITE - x_BCHW)
 
 
-def _blend_weights(operation: str, factor: float) -> tuple[float, float, float]:
+def _blend_weights(operation: str, factor: float | np.ndarray) -> tuple[float | np.ndarray, ...]:
     """Brightness, contrast and saturation as weights of the image, its gray, and its mean gray."""
     return {
         "brightness": (factor, 0.0, 0.0),

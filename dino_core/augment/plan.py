@@ -95,10 +95,10 @@ def _box(draws: Sequence[float], scale: Range, height: int, width: int) -> Box:
             top = int(down * (height - box_height + 1))
             left = int(right * (width - box_width + 1))
             return Box(top, left, box_height, box_width)
-    return _central_box(height, width)
+    return central_box(height, width)
 
 
-def _central_box(height: int, width: int) -> Box:
+def central_box(height: int, width: int) -> Box:
     """The largest central rectangle whose ratio lies in `RATIO`."""
     box_height, box_width = height, width
     if width / height < RATIO[0]:
@@ -120,12 +120,16 @@ def _jitter(draws: Sequence[float], config: MultiCrop) -> tuple[tuple[str, float
         name = JITTER[operation]
         strength = getattr(config, name)
         if strength > 0:
-            middle, lowest = (0.0, -0.5) if name == "hue" else (1.0, 0.0)
-            limits = (max(lowest, middle - strength), middle + strength)
-            steps.append((name, _between(limits, draws[FACTORS + operation])))
+            steps.append((name, _between(limits(name, strength), draws[FACTORS + operation])))
     return tuple(steps)
 
 
-def _between(limits: Range, draw: float) -> float:
-    """Stretch a number of [0, 1) to `limits`."""
-    return limits[0] + (limits[1] - limits[0]) * draw
+def limits(operation: str, strength: float) -> Range:
+    """Between which numbers the factor of a jitter operation is drawn."""
+    middle, lowest = (0.0, -0.5) if operation == "hue" else (1.0, 0.0)
+    return max(lowest, middle - strength), middle + strength
+
+
+def _between(ends: Range, draw: float) -> float:
+    """Stretch a number of [0, 1) to `ends`."""
+    return ends[0] + (ends[1] - ends[0]) * draw
