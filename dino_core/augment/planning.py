@@ -9,7 +9,8 @@ go. `plan.py` is the plain twin; `Plans.unpacked` gives its `ViewPlan`s, to comp
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,18 @@ class Plans:
     def __len__(self) -> int:
         return len(self.views)
 
+    @staticmethod
+    def joined(parts: Sequence["Plans"]) -> "Plans":
+        """Plans of several groups of images as of one; all of them view-major, as the result."""
+        views = len(np.unique(parts[0].views))
+        together: dict[str, Any] = {}
+        for name in ARRAYS:
+            found = [getattr(part, name) for part in parts]
+            by_view = [part.reshape(views, -1, *part.shape[1:]) for part in found]
+            joined = np.concatenate(by_view, axis=1)
+            together[name] = joined.reshape(-1, *joined.shape[2:])
+        return replace(parts[0], **together)
+
     def unpacked(self) -> list[ViewPlan]:
         """The same plans one by one."""
         return [self._one(row) for row in range(len(self))]
@@ -87,6 +100,9 @@ class Plans:
             blur_sigma=float(self.blur_sigma[row]),
             solarize=bool(self.solarize[row]),
         )
+
+
+ARRAYS = tuple(field.name for field in fields(Plans) if field.name not in ("size", "strengths"))
 
 
 def plan_batch(

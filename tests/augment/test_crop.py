@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_core.augment import Box, MultiCrop, ViewPlan, crop_views, plan_views
+from dino_core.augment import (
+    Box,
+    MultiCrop,
+    ViewPlan,
+    crop_into,
+    crop_views,
+    plan_batch,
+    plan_views,
+)
 from dino_core.augment.pil import pil_crop
 
 TOLERANCE = 2  # of 255
@@ -67,6 +75,15 @@ def test_arrays_and_tensors_are_taken_alike(drawing: np.ndarray) -> None:
     (a,) = crop_views(read_only, [PLAIN])
     (b,) = crop_views(torch.from_numpy(drawing.copy()), [PLAIN])
     assert a.dtype == torch.uint8 and torch.equal(a, b)
+
+
+def test_crops_of_plans_made_together_are_the_same(drawing: np.ndarray) -> None:
+    height, width = drawing.shape[:2]
+    sizes = np.array([height]), np.array([width])
+    plans = plan_batch(CONFIGS[1], 0, 0, [0], *sizes, views=range(2, 8))
+    out = torch.empty(6, 3, 32, 32, dtype=torch.uint8)
+    crop_into(out, drawing, plans.boxes, plans.flip)
+    assert torch.equal(out, torch.stack(crop_views(drawing, plans.unpacked())))
 
 
 def test_an_image_of_one_pixel_can_be_cropped() -> None:

@@ -57,6 +57,19 @@ def test_colors_are_those_gathered_one_by_one(name: str) -> None:
         assert ours_tensor.dtype == twin.dtype and torch.equal(ours_tensor, twin)
 
 
+def test_groups_of_images_are_joined_view_by_view() -> None:
+    sizes = [(40, 50), (60, 50), (90, 10), (20, 20)]
+    heights, widths = np.array(sizes).T
+    config, views = MultiCrop(), range(2, 5)
+    halves = [
+        plan_batch(
+            config, 3, 5, range(100 + s, 102 + s), heights[s : s + 2], widths[s : s + 2], views
+        )
+        for s in (0, 2)
+    ]
+    assert Plans.joined(halves).unpacked() == together(config, sizes, views).unpacked()
+
+
 def test_planning_together_is_cheap() -> None:
     """10 microseconds a view on one busy core; the bound is ten times that."""
     sizes = [(375, 500)] * 256
