@@ -6,7 +6,10 @@ is a defect of ours and keeps its traceback.
 """
 
 import functools
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 
 from dino_core import distributed
@@ -19,6 +22,20 @@ class UserError(Exception):
     """Something the user can mend; `str(error)` is the whole sentence."""
 
 
+def quiet_while_importing() -> None:
+    """From here to the `main` of a `command`: Ctrl-C ends at once with status 130, without a word.
+
+    Loading torch takes seconds, and nothing was begun yet that would have to be put in order. What
+    was started with Ctrl-C ignored, in the background of a shell, goes on ignoring it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_now)
+
+
+def _end_now(_kind: int, _frame: object) -> None:
+    os._exit(INTERRUPTED)
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a script's `main`: a `UserError` becomes one line on stderr and exit status 2.
 
@@ -29,22 +46,24 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
         if known := distributed.left_word():
-            distributed.leave_word(known)
+            distributed.leave_word(known, time.time())
             sys.exit(WRONG)
+        if signal.getsignal(signal.SIGINT) is _end_now:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             main(*args, **kwargs)
         except UserError as error:
-            distributed.let_first_speak()
-            print(f"error: {error}", file=sys.stderr)
-            distributed.leave_word(str(error))
+            met_at = time.time()
+            if distributed.may_speak():
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                distributed.leave_word(str(error), met_at)
             sys.exit(WRONG)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except SystemExit as end:
-            if end.code == WRONG:  # the command line is wrong, and its parser has said so
-                distributed.let_first_speak()
-                distributed.leave_word("the command line is not understood: see above")
+            if end.code == WRONG and distributed.may_speak():  # as the parser has, above
+                distributed.leave_word("the command line is not understood: see above", time.time())
             raise
 
     return run

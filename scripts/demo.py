@@ -22,6 +22,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dino_core.errors import quiet_while_importing
+
+if __name__ == "__main__":
+    quiet_while_importing()
+
 from dino_core.errors import UserError, command
 from dino_core.gallery.listing import data_name, gallery_name
 from dino_core.launcher import AlreadyRunning, Launcher, Server, ending_interrupts
@@ -87,9 +92,10 @@ def train_model(args: Demo, root: Path) -> str:
 
 def make_gallery(args: Demo, root: Path) -> "Gallery":
     """Make the gallery, or finish it, or find it made."""
-    from dino_core.data import open_source
+    from dino_core.data import open_source, require_readable
 
     source = open_source(args.data)
+    require_readable(source)
     for note in source.notes:
         print(f"note: {note}")
     print("Loading torch and the model ...", flush=True)

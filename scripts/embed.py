@@ -16,7 +16,12 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dino_core.data import open_source
+from dino_core.errors import quiet_while_importing
+
+if __name__ == "__main__":
+    quiet_while_importing()
+
+from dino_core.data import open_source, require_readable
 from dino_core.errors import command
 from dino_core.gallery import build
 from dino_core.gallery.progress import bars
@@ -52,6 +57,7 @@ class Embed:
 def main() -> None:
     args = tyro.cli(Embed, description=__doc__)
     source = open_source(args.data)
+    require_readable(source)
     model = load_model(args.model, device=args.device)
     with bars() as progress:
         gallery = build(

@@ -18,6 +18,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dino_core.errors import quiet_while_importing
+
+if __name__ == "__main__":
+    quiet_while_importing()
+
 from dino_core.errors import UserError, command
 from dino_core.models import load_model
 from dino_core.models.export import export_dino, export_onnx, export_timm

@@ -12,6 +12,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dino_core.errors import quiet_while_importing
+
+if __name__ == "__main__":
+    quiet_while_importing()
+
 from dino_core.augment.sheet import sheet, stacked
 from dino_core.data import open_source, safe_image
 from dino_core.data.order import epoch_order

@@ -17,6 +17,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dino_core.errors import quiet_while_importing
+
+if __name__ == "__main__":
+    quiet_while_importing()
+
 from dino_core.errors import UserError, command
 from dino_core.runs import ALIVE, Run
 from dino_core.training import launch

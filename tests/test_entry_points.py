@@ -1,6 +1,7 @@
 """Every program starts, from `/`, without the package being installed."""
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dino_core.errors import INTERRUPTED
 from dino_core.launcher import Launcher, Server, answers
 from dino_core.serving import choose_port
 
@@ -54,6 +56,32 @@ def test_a_script_explains_itself_from_anywhere(helps, name):
     assert helps[name].returncode == 0, err
     assert "usage:" in out
     assert f"scripts/{name}" in out, "the help shows a command to run"
+
+
+HEAVY = ("attend.py", "embed.py", "evaluate.py", "export.py", "preview.py", "train.py")
+ENDLESS = "import time\nprint('loading', flush=True)\nwhile True: time.sleep(0.01)\n"
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_ctrl_c_while_torch_is_loading_ends_quietly(name, tmp_path):
+    """A torch that never ends loading stands in for the seconds that the real one takes."""
+    (tmp_path / "torch.py").write_text(ENDLESS)
+    environment = bare_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    process = subprocess.Popen(
+        [*PYTHON, str(ROOT / "scripts" / name), "--help"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs tests in its background would have them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=ANSWER_BOUND)
+    assert (process.returncode, err) == (INTERRUPTED, "")
 
 
 def test_without_the_script_s_own_doing_the_package_is_not_found():

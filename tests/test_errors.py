@@ -1,8 +1,10 @@
 """What a user sees when something goes wrong: one sentence, or nothing after Ctrl-C."""
 
+import signal
+
 import pytest
 
-from dino_core.errors import INTERRUPTED, UserError, command
+from dino_core.errors import INTERRUPTED, UserError, command, quiet_while_importing
 
 
 def test_a_user_error_is_one_line_and_status_2(capsys):
@@ -28,6 +30,29 @@ def test_ctrl_c_ends_quietly(capsys):
         main()
     assert ended.value.code == INTERRUPTED
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_main_gets_its_ctrl_c_back_after_the_imports():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        quiet_while_importing()
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        seen = []
+        command(lambda: seen.append(signal.getsignal(signal.SIGINT)))()
+        assert seen == [signal.default_int_handler]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        quiet_while_importing()
+        command(lambda: None)()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_defect_of_ours_keeps_its_traceback():

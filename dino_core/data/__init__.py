@@ -3,7 +3,7 @@
 from dino_core.data.decode import BadImage, decode_image
 from dino_core.data.opening import open_source
 from dino_core.data.order import batch_indices, epoch_order
-from dino_core.data.quarantine import Quarantine, Quarantined, safe_image
+from dino_core.data.quarantine import Quarantine, Quarantined, require_readable, safe_image
 from dino_core.data.source import Source
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "decode_image",
     "epoch_order",
     "open_source",
+    "require_readable",
     "safe_image",
 ]

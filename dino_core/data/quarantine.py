@@ -47,6 +47,19 @@ def safe_image(source: Source, i: int) -> tuple[np.ndarray, int, list[Quarantine
     )
 
 
+def require_readable(source: Source) -> None:
+    """Raise `UserError` where no image of the source can be read; reads until one can."""
+    first = None
+    for i in range(len(source)):
+        try:
+            source.image(i)
+            return
+        except BadImage as error:
+            first = first or Quarantined(source.ids[i], error.reason)
+    why = f" ({len(source):,} tried; {first.id}: {first.reason})" if first else ""
+    raise UserError(f"{source.spec}: no image in it can be read{why}; give others")
+
+
 def _replacements(i: int, n: int) -> list[int]:
     """Which images to try in place of `i`, in order; all others where there are few."""
     if n <= ATTEMPTS:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dino_core.data import BadImage, Quarantine, Quarantined, Source, open_source, safe_image
-from dino_core.data.quarantine import ATTEMPTS
+from dino_core.data.quarantine import ATTEMPTS, require_readable
 from dino_core.errors import UserError
 
 
@@ -91,3 +92,12 @@ def test_report(tmp_path):
     assert len(quarantine) == 3
     expected = "3 images were left out as unreadable (e.g. a.png: empty file)"
     assert quarantine.sentence() == expected
+
+
+def test_a_folder_without_one_readable_image_is_a_sentence(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"none")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image in it can be read \(2 tried; a.jpg: "):
+        require_readable(open_source(tmp_path))
+    Image.new("RGB", (8, 8)).save(tmp_path / "c.png")
+    require_readable(open_source(tmp_path))
