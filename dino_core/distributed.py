@@ -1,17 +1,18 @@
 """What this process is among others, as torchrun tells it; the cores it may use. Torch-free.
 
 A user's mistake is met by all processes at once, again after every restart, and torchrun ends with
-a report of its own. So one of them says it (`let_first_speak`), and leaves it where torchrun's
-report is made from and where the processes of the next attempt find it (`leave_word`).
+a report of its own. So one of them says it (`may_speak`), and leaves it where torchrun's report is
+made from and where the processes of the next attempt find it (`leave_word`).
 """
 
 import json
 import os
-import sys
+import signal
 import time
 from pathlib import Path
 
 TURN = 5.0  # seconds that another process gives the first one to speak
+PAUSE = 0.05  # seconds between two looks whether it has
 
 
 def world_size() -> int:
@@ -50,30 +51,45 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def let_first_speak() -> None:
-    """Wait, in any process but the first, for what the first one says: torchrun ends the others
-    when it has ended."""
-    if not is_main():
-        try:
-            time.sleep(TURN)
-        except KeyboardInterrupt:
-            sys.exit(1)
+def may_speak() -> bool:
+    """Whether this process is the one to tell of a user's mistake; asked when it has met one.
+
+    The first process is. Another one waits until a process on this machine has left word, or no
+    more: a mistake that it alone has met ends the others, whereupon torchrun sends it SIGTERM.
+    """
+    if is_main():
+        return True
+    ended: list[int] = []
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(kind, lambda kind, _frame: ended.append(kind))
+    until = time.monotonic() + TURN
+    while not (ended or _word_of(_restarts())) and time.monotonic() < until:
+        time.sleep(PAUSE)
+    return _word_of(_restarts()) is None
 
 
-def leave_word(sentence: str) -> None:
-    """Give torchrun the user's mistake for its report, and to those that it starts in our place."""
+def leave_word(sentence: str, met_at: float) -> None:
+    """Give torchrun the user's mistake for its report, and to those that it starts in our place.
+
+    `met_at` is the time of day at which it was met: torchrun takes the first for the cause.
+    """
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        word = {"message": sentence, "timestamp": str(int(time.time())), "mistake": True}
+        word = {"message": sentence, "timestamp": str(int(met_at)), "mistake": True}
         Path(place).write_text(json.dumps(word))
 
 
 def left_word() -> str | None:
     """The user's mistake with which the attempt before this one ended on this machine."""
-    place, attempt = os.environ.get("TORCHELASTIC_ERROR_FILE"), _restarts()
-    if not place or not attempt:
+    return _word_of(_restarts() - 1)
+
+
+def _word_of(attempt: int) -> str | None:
+    """What a process of an attempt on this machine has left."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not place or attempt < 0:
         return None
     # .../attempt_1/LOCAL_RANK/error.json, as torchrun lays them out.
-    for file in Path(place).parents[2].glob(f"attempt_{attempt - 1}/*/error.json"):
+    for file in Path(place).parents[2].glob(f"attempt_{attempt}/*/error.json"):
         try:
             word = json.loads(file.read_text())
         except (OSError, ValueError):

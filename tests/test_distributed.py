@@ -1,6 +1,9 @@
 """What processes that torchrun starts say to it and to each other about a user's mistake."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 
@@ -48,16 +51,44 @@ def test_a_mistake_is_said_once_and_not_tried_again(attempt, capsys):
         assert json.loads(told.read_text())["message"] == "photos: no such folder"
 
 
-def test_another_process_waits_for_the_first_and_speaks_if_it_is_silent(
-    attempt, capsys, monkeypatch
-):
-    attempt(0, rank=1)
-    waited = []
-    monkeypatch.setattr(distributed.time, "sleep", waited.append)
+@pytest.fixture
+def signals():
+    """What catches SIGTERM and Ctrl-C is as before when the test has ended."""
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(kind) for kind in kinds]
+    yield
+    for kind, handler in zip(kinds, before, strict=True):
+        signal.signal(kind, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_another_process_is_silent_once_the_first_has_spoken(attempt, capsys):
+    attempt(0)
+    distributed.leave_word("photos: no such folder", 0)
+    own = attempt(0, rank=1)
+    with pytest.raises(SystemExit) as ended:
+        mistaken()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ""
+    assert not own.exists()
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("how", ["the first says nothing", "torchrun ends it"])
+def test_another_process_speaks_of_what_it_alone_has_met(attempt, capsys, monkeypatch, how):
+    own = attempt(0, rank=1)
+    began = time.time()
+    monkeypatch.setattr(distributed, "TURN", 0.1 if how == "the first says nothing" else 600)
+    if how == "torchrun ends it":
+        waiting = distributed.time.sleep
+        monkeypatch.setattr(
+            distributed.time, "sleep", lambda s: (waiting(s), os.kill(os.getpid(), signal.SIGTERM))
+        )
     with pytest.raises(SystemExit):
         mistaken()
-    assert waited == [distributed.TURN]
     assert "photos: no such folder" in capsys.readouterr().err
+    word = json.loads(own.read_text())
+    assert began - 1 <= int(word["timestamp"]) <= time.time()
 
 
 @pytest.mark.parametrize("left", ['{"message": {"message": "a defect of ours"}}', "{", ""])
@@ -83,5 +114,5 @@ def test_a_command_line_that_is_not_understood_counts_as_one(attempt):
 
 def test_without_torchrun_nothing_is_left_behind(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
-    distributed.leave_word("photos: no such folder")
+    distributed.leave_word("photos: no such folder", 0)
     assert distributed.left_word() is None

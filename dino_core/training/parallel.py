@@ -25,10 +25,10 @@ PATIENCE = timedelta(hours=2)
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, purpose: str = "training") -> Iterator[None]:
     """Within: this process belongs to the group that torchrun started (nccl on GPUs, else gloo).
 
-    Raises `UserError` when some process of it does not come.
+    Raises `UserError` when some process does not come, or comes for another purpose.
     """
     if distributed.world_size() == 1:
         yield
@@ -41,6 +41,11 @@ def process_group(device: torch.device) -> Iterator[None]:
         timeout=PATIENCE,
     )
     try:
+        if agreed(purpose, device) != purpose:
+            raise UserError(
+                "some processes see a run at --out where others see none: let it lie on a disk "
+                "that all machines share"
+            )
         yield
     finally:
         dist.destroy_process_group()

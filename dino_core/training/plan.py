@@ -28,6 +28,7 @@ from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, spoken, warmed_up
 from dino_core.training.feed import Batch, choose_workers, feed
+from dino_core.training.parallel import agreed, own_device, process_group
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
 from dino_core.training.recipes import named
@@ -69,8 +70,8 @@ def planned(
     """The recipe `name` (or `auto`), changed by `flags`, as long as `max_seconds` allow.
 
     `flags` puts in what the user asked for, and has the last word. `tell` hears what was chosen and
-    why, and what it will cost. Where several processes train together nothing is rehearsed: the
-    speed is estimated, and a named recipe keeps its length.
+    why, and what it will cost. Processes that train together rehearse together, too, and come to
+    the same recipe.
 
     Raises `UserError` for a name that is none, images that cannot be trained on, and a disk that is
     too full for `run`.
@@ -82,7 +83,7 @@ def planned(
         chosen = _own_length(chosen, flags, len(source))
     for reason in chosen.reasons:
         tell(reason)
-    if max_seconds is None or distributed.world_size() > 1:
+    if max_seconds is None:
         return chosen.recipe
     tell("trying it out ...")
     rehearsal = rehearse(chosen.recipe, source, TRYING * max_seconds)
@@ -214,17 +215,22 @@ class Rehearsal:
 def rehearse(recipe: Recipe, source: Source, max_seconds: float = math.inf) -> Rehearsal:
     """Take `STEPS` real steps, fewer after `max_seconds`, on a state that is then thrown away.
 
+    Processes that train together take them together, and all hold what the first one measured.
     Raises `UserError` for settings that cannot work and for images that cannot be read.
     """
     images = split(recipe, len(source)).training
     recipe = recipe.resolved(len(images))
-    device = device_of(recipe.device)
-    torch.set_num_threads(recipe.threads)
-    state = create_state(recipe, device)
-    seconds = _time_steps(state, recipe, source, images, max_seconds)
-    check = _time_check(state, recipe, source)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_peak()
-    return Rehearsal(recipe.batch_size, seconds, check, memory, _checkpoint_bytes(state))
+    device = own_device(device_of(recipe.device))
+    with process_group(device, "rehearsal"):
+        recipe = Recipe.from_json(agreed(recipe.to_json(), device))
+        torch.set_num_threads(recipe.threads)
+        state = create_state(recipe, device)
+        seconds = _time_steps(state, recipe, source, images, max_seconds)
+        check = _time_check(state, recipe, source) if distributed.is_main() else 0.0
+        on_gpu = device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_peak()
+        measured_here = (recipe.batch_size, seconds, check, memory, _checkpoint_bytes(state))
+        return Rehearsal(*agreed(measured_here, device))
 
 
 def _time_steps(
@@ -232,7 +238,10 @@ def _time_steps(
 ) -> float:
     """Mean seconds per step, the first ones left out."""
     schedules = Schedules(
-        recipe, recipe.steps_per_epoch(len(images)), accumulate=recipe.accumulate(1)
+        recipe,
+        recipe.steps_per_epoch(len(images)),
+        distributed.rank(),
+        recipe.accumulate(distributed.world_size()),
     )
     assert recipe.steps is not None
     steps = [i % recipe.steps for i in range(STEPS)]
@@ -246,7 +255,7 @@ def _time_steps(
             train_step(state, (_views(batch, info, device) for batch in chosen), settings)
             _wait_for(device)
             ends.append(time.perf_counter())
-            if len(ends) > 3 and ends[-1] - ends[0] > max_seconds:
+            if agreed(len(ends) > 3 and ends[-1] - ends[0] > max_seconds, device):
                 break
     first = min(SETTLED, len(ends) // 2)
     return (ends[-1] - ends[first]) / (len(ends) - 1 - first)

@@ -42,6 +42,36 @@ def recipe(tiny) -> Recipe:
     return dataclasses.replace(tiny, backbone=backbone, optim=optim, steps=20, save_every=5)
 
 
+PLANNED = """
+import dataclasses, json, sys
+from dino_core import distributed
+from dino_core.data import open_source
+from dino_core.runs import Run
+from dino_core.training import Recipe, planned, train
+asked = Recipe.from_json(json.loads(sys.argv[1]))
+source, run = open_source(sys.argv[2]), Run(sys.argv[3])
+flags = lambda recipe: dataclasses.replace(asked, steps=recipe.steps)
+said = []
+recipe = planned("auto", source, run=run, flags=flags, max_seconds=2, tell=said.append)
+print(json.dumps([recipe.to_json(), said]), flush=True)
+train(recipe, source, run, max_seconds=2)
+"""
+
+ELSEWHERE = """
+import torch
+from dino_core import distributed
+from dino_core.errors import command
+from dino_core.training.parallel import process_group
+
+@command
+def main():
+    with process_group(torch.device("cpu"), "training" if distributed.is_main() else "rehearsal"):
+        while True:
+            torch.distributed.barrier()
+
+main()
+"""
+
 MISTAKE = """
 from dino_core.errors import UserError, command
 
@@ -54,14 +84,18 @@ main()
 
 
 def torchrun(recipe: Recipe, data: Path, run: Path, *flags: str) -> subprocess.Popen[str]:
-    script = run.parent / "together.py"
-    script.write_text(TOGETHER)
-    return started(*flags, str(script), json.dumps(recipe.to_json()), str(data), str(run))
+    asked = json.dumps(recipe.to_json())
+    return started(TOGETHER, run.parent, *flags, after=(asked, str(data), str(run)))
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
+def started(
+    program: str, folder: Path, *flags: str, after: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    """`program` in two processes under torchrun, which gets `flags`; it gets what comes `after`."""
+    script = folder / "program.py"
+    script.write_text(program)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr"]
-    command += ["127.0.0.1", "--nproc-per-node=2", *arguments]
+    command += ["127.0.0.1", "--nproc-per-node=2", *flags, str(script), *after]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -169,12 +203,30 @@ def test_a_killed_process_is_replaced_and_nothing_is_lost(
 def test_a_mistake_is_said_once_however_many_meet_it(tmp_path):
     """By the first process, at once; torchrun's report, which cannot be kept from coming, ends
     with the same sentence. A restart would not help: the second attempt knows, and says nothing."""
-    script = tmp_path / "mistake.py"
-    script.write_text(MISTAKE)
-    process = started("--max-restarts=1", str(script))
+    process = started(MISTAKE, tmp_path, "--max-restarts=1")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert output.count("error: photos: no such folder") == 1
     report = output.rpartition("Root Cause")[2]
     assert "photos: no such folder" in report
     assert "exitcode  : 2" in report
+
+
+@pytest.mark.soak
+def test_processes_rehearse_together_and_plan_the_same(recipe, pictures, tmp_path):
+    """By the clock, so the number of steps is any; but one, and from what was measured."""
+    asked = json.dumps(dataclasses.replace(recipe, steps=None).to_json())
+    process = started(PLANNED, tmp_path, after=(asked, str(pictures), str(tmp_path / "run")))
+    output = finished(process)
+    said = [json.loads(line) for line in output.splitlines() if line.startswith("[{")]
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert any("images/s" in sentence for sentence in said[0][1])
+    assert Run(tmp_path / "run").recipe()["steps"] == said[0][0]["steps"]
+
+
+@pytest.mark.soak
+def test_a_run_that_only_some_see_is_a_sentence(tmp_path):
+    process = started(ELSEWHERE, tmp_path)
+    output, _ = process.communicate(timeout=600)
+    assert "lie on a disk that all machines share" in output
