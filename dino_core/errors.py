@@ -36,6 +36,15 @@ def _end_now(_kind: int, _frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
+def end_if_known() -> None:
+    """End at once in a process that torchrun started anew after a user's mistake: it would meet the
+    same. Every `command` asks; a script can ask before it loads torch."""
+    if known := distributed.left_word():
+        if distributed.may_speak():  # in vain, but for the attempt after this one
+            distributed.leave_word(known, time.time())
+        sys.exit(WRONG)
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a script's `main`: a `UserError` becomes one line on stderr and exit status 2.
 
@@ -45,9 +54,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args: object, **kwargs: object) -> None:
-        if known := distributed.left_word():
-            distributed.leave_word(known, time.time())
-            sys.exit(WRONG)
+        end_if_known()
         if signal.getsignal(signal.SIGINT) is _end_now:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:

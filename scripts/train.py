@@ -19,10 +19,11 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dino_core.errors import quiet_while_importing
+from dino_core.errors import end_if_known, quiet_while_importing
 
 if __name__ == "__main__":
     quiet_while_importing()
+    end_if_known()
 
 from dino_core import distributed
 from dino_core.data import open_source

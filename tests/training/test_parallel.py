@@ -207,6 +207,7 @@ def test_a_mistake_is_said_once_however_many_meet_it(tmp_path):
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 1
     assert output.count("error: photos: no such folder") == 1
+    assert output.count("photos: no such folder") == 2
     report = output.rpartition("Root Cause")[2]
     assert "photos: no such folder" in report
     assert "exitcode  : 2" in report
