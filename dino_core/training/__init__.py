@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dino_core.training.plan import planned, seconds_of
     from dino_core.training.recipe import (
         BackboneConfig,
+        FeedConfig,
         GuardConfig,
         HeadConfig,
         OptimConfig,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "RECIPES": "recipes",
     "BackboneConfig": "recipe",
+    "FeedConfig": "recipe",
     "GuardConfig": "recipe",
     "HeadConfig": "recipe",
     "OptimConfig": "recipe",
@@ -37,6 +39,7 @@ _HOME = {
 __all__ = [
     "RECIPES",
     "BackboneConfig",
+    "FeedConfig",
     "GuardConfig",
     "HeadConfig",
     "OptimConfig",

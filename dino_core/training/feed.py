@@ -1,13 +1,18 @@
 """From a source of images to batches of views, the same whatever the number of workers.
 
 The order is a function of (seed, epoch), each view of (seed, epoch, image, view): a batch is named
-by its step alone, so a run can start at any step. Workers decode once and crop to uint8; color,
-blur and normalization happen in one batch on the device.
+by its step alone, so a run can start at any step. Two ways lead to the same views:
+
+- `feed`: workers decode once (or take pixels from a store) and crop to uint8; color, blur and
+  normalization happen in one batch on the device.
+- `resident_feed`: all pixels lie on the device; workers only make the plans, and the crops are
+  matrix products there. Within 2/255 of the other.
 """
 
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,23 +20,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_core import distributed
-from dino_core.augment import MultiCrop, PhotometricBatch, crop_views, photometric, plan_views
-from dino_core.data import Quarantined, Source, batch_indices, epoch_order, safe_image
+from dino_core.augment import (
+    GLOBAL_VIEWS,
+    CropBatch,
+    MultiCrop,
+    PhotometricBatch,
+    Plans,
+    crop_into,
+    crop_products,
+    photometric,
+    plan_batch,
+)
+from dino_core.data import Quarantined, Source, batch_indices, epoch_order
+from dino_core.data.store import PixelStore, stored_image
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo
 from dino_core.training.recipe import Recipe
 
 Key = tuple[int, int]  # (epoch, image index)
 
-
-@dataclass
-class Sample:
-    """The views of one image: uint8 [C, S, S] each, and what the device has still to do to them."""
-
-    index: int
-    crops: list[Tensor]
-    plans: list  # type: ignore[type-arg]
-    quarantined: list[Quarantined]
+TOGETHER = 16  # decoded images that a worker holds at once; their plans are made in one go
 
 
 @dataclass
@@ -40,10 +48,12 @@ class Batch:
 
     indices: np.ndarray
     """int64 [B], which images these are."""
-    crops: list[Tensor]
-    """uint8 [n_i * B, C, S_i, S_i] per group, the global views first."""
+    crops: Sequence[Tensor | CropBatch]
+    """uint8 [n_i * B, C, S_i, S_i] per group, the global views first; or where to cut them."""
     photometrics: list[PhotometricBatch]
-    quarantined: list[Quarantined]
+    quarantined: list[Quarantined] = field(default_factory=list)
+    pixels: Tensor | None = None
+    """The store that crops are cut out of, uint8 [bytes] on the device."""
 
     def pin_memory(self) -> "Batch":
         """Called by the loader for CUDA, so that copies overlap with compute."""
@@ -53,40 +63,163 @@ class Batch:
 
     def views(self, info: ModelInfo, device: torch.device) -> list[Tensor]:
         """Normalized float32 views per group, made on the device."""
-        return [
-            photometric(
-                crops.to(device, non_blocking=True),
-                batch.to(device, non_blocking=True),
-                info.mean,
-                info.std,
-            )
-            for crops, batch in zip(self.crops, self.photometrics, strict=True)
-        ]
+        views = []
+        for crops, batch in zip(self.crops, self.photometrics, strict=True):
+            there = crops.to(device, non_blocking=True)
+            if isinstance(there, CropBatch):
+                assert self.pixels is not None
+                there = crop_products(self.pixels, there)
+            colors = batch.to(device, non_blocking=True)
+            views.append(photometric(there, colors, info.mean, info.std))
+        return views
 
 
-class ViewDataset(Dataset[Sample | UserError]):
-    """(epoch, image index) -> the cropped views of that image in that epoch.
+class Pictures(Protocol):
+    """Decoded images by their number: uint8 [H, W, C], and what was bad."""
 
-    A `UserError` is returned, not raised: torch would wrap it in a worker's traceback.
-    """
+    @property
+    def channels(self) -> int: ...
 
-    def __init__(self, source: Source, crops: MultiCrop, seed: int) -> None:
-        self.source = source
-        self.config = crops
-        self.seed = seed
+    def __len__(self) -> int: ...
+
+    def load(self, i: int) -> tuple[np.ndarray, list[Quarantined]]: ...
+
+
+@dataclass(frozen=True)
+class FromSource:
+    """Decoded each time, and reduced to `stored_size` where that is given."""
+
+    source: Source
+    stored_size: int = 0
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> Sample | UserError:
-        epoch, index = key
-        try:
-            image, _, quarantined = safe_image(self.source, index)
-        except UserError as error:
-            return error
-        height, width = image.shape[:2]
-        plans = plan_views(self.config, self.seed, epoch, index, height=height, width=width)
-        return Sample(index, crop_views(image, plans), plans, quarantined)
+    def load(self, i: int) -> tuple[np.ndarray, list[Quarantined]]:
+        return stored_image(self.source, i, self.stored_size)
+
+
+@dataclass(frozen=True)
+class FromStore:
+    """Taken from pixels that were decoded before."""
+
+    store: PixelStore
+
+    @property
+    def channels(self) -> int:
+        return self.store.channels
+
+    def __len__(self) -> int:
+        return len(self.store.images)
+
+    def load(self, i: int) -> tuple[np.ndarray, list[Quarantined]]:
+        return self.store.image(i), []
+
+
+class ViewDataset(Dataset[Batch | UserError]):
+    """Keys (epoch, image index) of one batch -> the cropped views of these images in that epoch.
+
+    A `UserError` is returned, not raised: torch would wrap it in a worker's traceback.
+    """
+
+    def __init__(self, pictures: Pictures, config: MultiCrop, seed: int) -> None:
+        self.pictures = pictures
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | UserError:
+        """Called by torch for a whole batch, whose keys are of one epoch."""
+        (epoch,) = {epoch for epoch, _ in keys}
+        indices = [index for _, index in keys]
+        groups = groups_of(self.config)
+        channels, count = self.pictures.channels, len(keys)
+        crops = [_empty(len(g), count, channels, self.config.size(g[0])) for g in groups]
+        parts: list[list[Plans]] = []
+        quarantined: list[Quarantined] = []
+        for start in range(0, count, TOGETHER):
+            try:
+                loaded = [self.pictures.load(i) for i in indices[start : start + TOGETHER]]
+            except UserError as error:
+                return error
+            quarantined += [item for _, bad in loaded for item in bad]
+            images = [image for image, _ in loaded]
+            parts.append(self._cut(images, epoch, indices, start, crops))
+        plans = [Plans.joined(of_group) for of_group in zip(*parts, strict=True)]
+        return Batch(
+            indices=np.array(indices),
+            crops=[crops_VBCSS.flatten(0, 1) for crops_VBCSS in crops],
+            photometrics=[PhotometricBatch.of(of_group) for of_group in plans],
+            quarantined=quarantined,
+        )
+
+    def _cut(
+        self,
+        images: Sequence[np.ndarray],
+        epoch: int,
+        indices: Sequence[int],
+        start: int,
+        crops: Sequence[Tensor],
+    ) -> list[Plans]:
+        """Plan the views of some images and put their crops in place; the plans by group."""
+        heights, widths = np.array([image.shape[:2] for image in images]).T
+        part = indices[start : start + len(images)]
+        plans = [
+            plan_batch(self.config, self.seed, epoch, part, heights, widths, views)
+            for views in groups_of(self.config)
+        ]
+        for place, image in enumerate(images):
+            for crops_VBCSS, of_group in zip(crops, plans, strict=True):
+                rows = slice(place, None, len(images))  # this image's views
+                out_VCSS = crops_VBCSS[:, start + place]
+                crop_into(out_VCSS, image, of_group.boxes[rows], of_group.flip[rows])
+        return plans
+
+
+class PlanDataset(Dataset[Batch]):
+    """Keys (epoch, image index) of one batch -> where to cut its views out of a store, and how."""
+
+    def __init__(self, store: PixelStore, config: MultiCrop, seed: int) -> None:
+        # Without its pixels: they stay on the device, and workers never touch that.
+        self.store = replace(store, pixels=torch.empty(0, dtype=torch.uint8), file=None)
+        self.config = config
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.store.images)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """Called by torch for a whole batch, whose keys are of one epoch."""
+        (epoch,) = {epoch for epoch, _ in keys}
+        indices, store = [index for _, index in keys], self.store
+        rows = store.rows(indices)
+        sizes = store.heights[rows], store.widths[rows]
+        plans = [
+            plan_batch(self.config, self.seed, epoch, indices, *sizes, views)
+            for views in groups_of(self.config)
+        ]
+        places = store.offsets[rows], store.widths[rows], store.channels
+        return Batch(
+            indices=np.array(indices),
+            crops=[CropBatch.of(of_group, *places) for of_group in plans],
+            photometrics=[PhotometricBatch.of(of_group) for of_group in plans],
+        )
+
+
+def groups_of(config: MultiCrop) -> list[range]:
+    """The views of each size: the global ones, then the local ones where there are any."""
+    local = range(GLOBAL_VIEWS, config.views)
+    return [range(GLOBAL_VIEWS), local] if local else [range(GLOBAL_VIEWS)]
+
+
+def _empty(views: int, images: int, channels: int, size: int) -> Tensor:
+    return torch.empty((views, images, channels, size, size), dtype=torch.uint8)
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -129,25 +262,6 @@ def step_images(
         )
 
 
-def collate(results: list[Sample | UserError]) -> Batch | UserError:
-    """Stack samples by view size, view-major; the first error takes their place."""
-    for result in results:
-        if isinstance(result, UserError):
-            return result
-    samples = [result for result in results if isinstance(result, Sample)]
-    views = range(len(samples[0].crops))
-    groups = [views[:2], views[2:]] if len(views) > 2 else [views]
-    return Batch(
-        indices=np.array([sample.index for sample in samples]),
-        crops=[torch.stack([s.crops[v] for v in group for s in samples]) for group in groups],
-        photometrics=[
-            PhotometricBatch.collate([s.plans[v] for v in group for s in samples])
-            for group in groups
-        ],
-        quarantined=[bad for sample in samples for bad in sample.quarantined],
-    )
-
-
 def feed(
     source: Source,
     images: np.ndarray,
@@ -155,16 +269,42 @@ def feed(
     steps: Sequence[int],
     workers: int,
     pin: bool,
+    store: PixelStore | None = None,
 ) -> Generator[Batch | UserError]:
     """The micro-batches of `steps`, drawn from the `images` (int64 [n]) of the source.
 
-    Close it (`contextlib.closing`) when leaving early: its workers end with it, and a worker that
-    is left behind holds every pipe and file that the process had open when it was forked.
+    With a `store` in the CPU's memory or on disk nothing is decoded. Close it when leaving early
+    (`contextlib.closing`): its workers end with it, and a worker that is left behind holds every
+    pipe and file that the process had open when it was forked.
     """
-    yield from DataLoader(
-        ViewDataset(source, recipe.crops, recipe.seed),  # type: ignore[arg-type]
-        batch_sampler=StepSampler(images, recipe, steps),
-        collate_fn=collate,
+    pictures: Pictures = FromSource(source, recipe.feed.stored_size)
+    if store is not None:
+        pictures = FromStore(store)
+    dataset = ViewDataset(pictures, recipe.crops, recipe.seed)
+    yield from _loader(dataset, StepSampler(images, recipe, steps), workers, pin)
+
+
+def resident_feed(
+    store: PixelStore,
+    images: np.ndarray,
+    recipe: Recipe,
+    steps: Sequence[int],
+    workers: int,
+    pin: bool,
+) -> Generator[Batch | UserError]:
+    """The same out of a `store` whose pixels lie on the device; workers make the plans."""
+    dataset = PlanDataset(store, recipe.crops, recipe.seed)
+    for batch in _loader(dataset, StepSampler(images, recipe, steps), workers, pin):
+        yield replace(batch, pixels=store.pixels)
+
+
+def _loader(
+    dataset: ViewDataset | PlanDataset, sampler: StepSampler, workers: int, pin: bool
+) -> DataLoader:  # type: ignore[type-arg]
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
@@ -172,6 +312,11 @@ def feed(
         # Its own: by default the loader draws a seed from the generator that drop path draws from.
         generator=torch.Generator(),
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The dataset makes whole batches."""
+    return batch
 
 
 def settle_worker(_worker: int) -> None:

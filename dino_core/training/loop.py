@@ -31,14 +31,16 @@ from dino_core.training.checkpoint import (
     note_progress,
     save_checkpoint,
 )
-from dino_core.training.feed import Batch, choose_workers, feed, step_images
+from dino_core.training.feed import choose_workers, step_images
 from dino_core.training.heartbeat import beating
 from dino_core.training.meter import Meter
 from dino_core.training.monitor import Monitor
 from dino_core.training.parallel import agreed, own_device, process_group
+from dino_core.training.prefetch import Prepared, prepared
 from dino_core.training.quality import Examiner, split
 from dino_core.training.readings import Reading
 from dino_core.training.recipe import Recipe
+from dino_core.training.resident import Feed, decided
 from dino_core.training.resume import changes, check_start, origin, saved_recipe, take_up
 from dino_core.training.sinks import Sink, open_sinks
 from dino_core.training.state import create_state
@@ -71,8 +73,11 @@ def train(
     goes_on = main and check_start(run, resume or distributed.was_restarted())
     if goes_on:
         recipe = saved_recipe(run, source)
-    recipe = recipe.resolved(len(split(recipe, len(source)).training))
+    training = split(recipe, len(source)).training
+    recipe = recipe.resolved(len(training))
     device = own_device(device_of(recipe.device))
+    if main and not goes_on:
+        recipe = decided(recipe, source, training, device)
     busy = f"{run.path}: this run is being trained by another process; wait for it, or stop it"
     lock = held(run.path / ".training.lock", busy) if main else nullcontext()
     with lock, beating(run), process_group(device), stop_signals(stop):
@@ -110,6 +115,8 @@ class _Loop:
     late: bool = False
     """What some process wanted when the numbers were last read."""
     saved_at: float = field(default_factory=time.monotonic)
+    latest: float | None = None
+    """Of the newest check, where there are labels."""
 
     def __post_init__(self) -> None:
         recipe, run = self.recipe, self.run
@@ -122,6 +129,8 @@ class _Loop:
         mine = "" if self.main else f"-{distributed.rank()}"
         self.listed = run.path / f"quarantine{mine}.jsonl"
         self.quarantine = Quarantine.read(self.listed)
+        training = self.images.training
+        self.feed = Feed(self.source, training, recipe, self.device, self.workers, self.say)
         self.schedules = Schedules(
             recipe,
             self.steps_per_epoch,
@@ -179,6 +188,8 @@ class _Loop:
         why = "" if finished else f", since {self.stop.reason}; --resume goes on"
         if len(self.quarantine):
             self.warn(self.quarantine.sentence())
+        if finished:
+            self._judge()
         self.say(f"{outcome} at step {self.state.step} of {self.steps}{why}")
         # Last of all: whoever follows the run leaves when it reads this.
         self._status(outcome, reason="" if finished else self.stop.reason)
@@ -297,22 +308,15 @@ class _Loop:
 
     # -- images -----------------------------------------------------------------------------
 
-    def _views(self, batches: Iterator[Batch | UserError]) -> Iterator[list[torch.Tensor]]:
+    def _views(self, batches: Iterator[Prepared | UserError]) -> Iterator[list[torch.Tensor]]:
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             self.quarantine.add(batch.quarantined)
-            yield batch.views(self.info, self.device)
+            yield batch.views
 
-    def _batches(self, steps: Sequence[int]) -> Generator[Batch | UserError]:
-        return feed(
-            self.source,
-            self.images.training,
-            self.recipe,
-            steps,
-            workers=self.workers,
-            pin=self.device.type == "cuda",
-        )
+    def _batches(self, steps: Sequence[int]) -> Generator[Prepared | UserError]:
+        return prepared(self.feed.batches(steps), self.info, self.device)
 
     # -- files ------------------------------------------------------------------------------
 
@@ -327,7 +331,7 @@ class _Loop:
         self.meter.quality(quality)
         if quality.knn is None:  # without labels nothing measured here says which is the best
             return
-        progress = self.progress
+        self.latest, progress = quality.knn, self.progress
         if progress.best_value is None or quality.knn > progress.best_value:
             progress.best_step, progress.best_value = quality.step, quality.knn
         if progress.start_value is None:
@@ -342,6 +346,17 @@ class _Loop:
         self.warn(
             f"worse than {self.recipe.init}, from which it started ({value:.1f} now, {start:.1f} "
             f"then): lower --lr, or keep the best, step {self.progress.best_step}"
+        )
+
+    def _judge(self) -> None:
+        """Say so when all the training did not help."""
+        start = self.progress.start_value
+        if self.latest is None or start is None or self.latest > start:
+            return
+        before = self.recipe.init or "the untrained network"
+        self.say(
+            f"its k-NN, {self.latest:.1f} %, is not above that of {before}, {start:.1f} %: train "
+            "longer, or on more images"
         )
 
     def _save(self) -> None:

@@ -114,6 +114,25 @@ class QualityConfig:
 
 
 @dataclass(frozen=True)
+class FeedConfig:
+    """How images come from the disk to the device.
+
+    `stored_size` and `draft` change what is seen, a little; the others only where it waits.
+    """
+
+    resident: Literal["auto", "always", "never"] = "auto"
+    """Decode all images once and keep them in the device's memory: auto does so on a GPU where they
+    take less than two fifths of what is free; always on a CPU too (in its memory)."""
+    stored_size: int = 0
+    """Short side in pixels that larger images are reduced to once, before any crop; 0 for none.
+    Of 1.15 times the global crops or more little is lost; 288 is good for 224."""
+    cache: bool = False
+    """Keep the reduced images on disk, too, for other runs: for slow disks and big photos."""
+    draft: bool = False
+    """Decode JPEGs at a half, a quarter or an eighth where every crop stays large enough."""
+
+
+@dataclass(frozen=True)
 class GuardConfig:
     """What a run does when something goes wrong."""
 
@@ -134,6 +153,7 @@ class Recipe:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     guards: GuardConfig = field(default_factory=GuardConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig)
 
     epochs: int = 100
     steps: int | None = None
@@ -178,7 +198,10 @@ class Recipe:
             "teacher": TeacherConfig,
             "quality": QualityConfig,
             "guards": GuardConfig,
+            "feed": FeedConfig,
         }
+        # Runs from before there was a choice were fed as they came.
+        value = {"feed": {"resident": "never"}} | value
         try:
             nested = {name: kind(**_tuples(value[name])) for name, kind in parts.items()}
             return Recipe(**{**value, **nested})
@@ -188,8 +211,8 @@ class Recipe:
     def resolved(self, images: int) -> "Recipe":
         """The same recipe with what decides its numbers made definite: steps and threads.
 
-        `images` are those trained on, without the ones held out. Raises `UserError` with a sentence
-        for what cannot work.
+        `images` are those trained on, without the ones held out. Raises `UserError` with one
+        sentence for all that cannot work.
         """
         self._check(images)
         return dataclasses.replace(
@@ -222,6 +245,25 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+        checks: list[tuple[Any, ...]] = [
+            (self._check_batch, images),
+            (self._check_quality, images),
+            (self._check_sizes,),
+            (self._check_feed,),
+            # As long as it would be with a batch that fits, where this one does not.
+            (self._check_length, max(1, self.steps_per_epoch(images))),
+            (self._check_teacher_warmup, max(1, self.steps_per_epoch(images))),
+        ]
+        wrong = []
+        for check, *given in checks:
+            try:
+                check(*given)
+            except UserError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise UserError("; ".join(wrong))
+
+    def _check_batch(self, images: int) -> None:
         if self.batch_size > images:
             raise UserError(
                 f"the batch of {self.batch_size} is larger than the data ({images} images to train "
@@ -234,9 +276,6 @@ class Recipe:
                 f"the batch of {self.batch_size} cannot be shared evenly by {world_size} "
                 f"processes: use --batch-size {self.batch_size // world_size * world_size}"
             )
-        self._check_quality(images)
-        self._check_sizes()
-        self._check_length(self.steps_per_epoch(images))
 
     def _check_quality(self, images: int) -> None:
         quality = self.quality
@@ -262,6 +301,19 @@ class Recipe:
                     f"use {size // patch * patch or patch}"
                 )
 
+    def _check_feed(self) -> None:
+        stored, crop = self.feed.stored_size, self.crops.global_size
+        if stored and stored < crop:
+            raise UserError(
+                f"--stored-size {stored} is smaller than the global crops of {crop} px: use "
+                f"{math.ceil(1.15 * crop)} or more, or 0 to reduce nothing"
+            )
+        if self.feed.cache and not stored:
+            raise UserError(
+                f"--cache keeps reduced images: say how large, e.g. --stored-size "
+                f"{math.ceil(1.15 * crop)}"
+            )
+
     def _check_length(self, steps_per_epoch: int) -> None:
         steps = self.epochs * steps_per_epoch if self.steps is None else self.steps
         if steps < 1:
@@ -271,6 +323,14 @@ class Recipe:
                 f"the learning rate warms up for {self.optim.warmup_epochs:g} epochs, longer than "
                 f"the run of {steps / steps_per_epoch:.3g} epochs: lower --warmup-epochs"
             )
+        if round(self.optim.head_warmup_epochs * steps_per_epoch) > steps:
+            raise UserError(
+                f"the head warms up for {self.optim.head_warmup_epochs:g} epochs, longer than "
+                f"the run of {steps / steps_per_epoch:.3g} epochs: lower --head-warmup-epochs"
+            )
+
+    def _check_teacher_warmup(self, steps_per_epoch: int) -> None:
+        steps = self.epochs * steps_per_epoch if self.steps is None else self.steps
         if self.teacher.warmup_teacher_temp_epochs > math.ceil(steps / steps_per_epoch):
             raise UserError(
                 f"the teacher temperature warms up for {self.teacher.warmup_teacher_temp_epochs} "

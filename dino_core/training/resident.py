@@ -1,0 +1,131 @@
+"""Where a run's images wait for their turn: in files, in the cache on disk, in memory, on the GPU.
+
+    recipe = decided(recipe, source, images, device)    # once, at the start of a run
+    batches = Feed(source, images, recipe, device, workers, say).batches(steps)
+
+What waits where changes no plan. Views cut on a GPU differ from those cut on a CPU by 2/255 at
+most, so the decision is part of the recipe that a run writes down and goes on with.
+"""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from dino_core import distributed
+from dino_core.data import Source
+from dino_core.data.store import SPARE, PixelStore, fill, judged_bytes
+from dino_core.errors import UserError
+from dino_core.training.feed import Batch, feed, resident_feed
+from dino_core.training.recipe import Recipe
+
+SHARE = 0.4  # of the GPU's free memory that images may take
+SAY_EVERY = 10.0  # seconds
+
+
+def decided(recipe: Recipe, source: Source, images: np.ndarray, device: torch.device) -> Recipe:
+    """The recipe with `feed.resident` made definite: always or never.
+
+    Raises `UserError` where all `images` are to lie on a GPU that is too small for them.
+    """
+    wish = recipe.feed.resident
+    choice: Literal["always", "never"]
+    if wish == "never" or device.type != "cuda":
+        choice = "always" if wish == "always" else "never"
+    else:
+        needed, room = _needed(recipe, source, images), _room(device)
+        if wish == "always" and needed > room:
+            raise UserError(
+                f"--resident always: the decoded images take {needed / 2**30:.1f} GB, and "
+                f"{room / 2**30:.1f} GB of {device} may hold images: use --resident auto, or a "
+                "smaller --stored-size"
+            )
+        choice = "always" if needed <= room else "never"
+    return replace(recipe, feed=replace(recipe.feed, resident=choice))
+
+
+def _needed(recipe: Recipe, source: Source, images: np.ndarray) -> int:
+    return int(SPARE * judged_bytes(source, images, recipe.feed.stored_size))
+
+
+def _room(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(SHARE * free)
+
+
+@dataclass
+class Feed:
+    """The micro-batches of a run; images are loaded when the first are asked for, and kept."""
+
+    source: Source
+    images: np.ndarray
+    """int64 [n], those that are trained on."""
+    recipe: Recipe
+    device: torch.device
+    workers: int
+    say: Callable[[str], None] = lambda sentence: None
+    store: PixelStore | None = field(default=None, init=False)
+    loaded: bool = field(default=False, init=False)
+
+    def batches(self, steps: Sequence[int]) -> Generator[Batch | UserError]:
+        """As `feed` and `resident_feed` have them. Raises `UserError` while loading."""
+        self._load()
+        store, pin = self.store, self.device.type == "cuda"
+        common = self.images, self.recipe, steps, self.workers, pin
+        if store is not None and store.pixels.device.type != "cpu":
+            batches = resident_feed(store, *common)
+        else:
+            batches = feed(self.source, *common, store=store)
+        return _with_news(batches, store)
+
+    def _load(self) -> None:
+        if self.loaded:
+            return
+        self.loaded = True
+        if self.recipe.feed.resident != "always":
+            return
+        where = self.device if self.device.type == "cuda" else torch.device("cpu")
+        if where.type == "cuda" and _needed(self.recipe, self.source, self.images) > _room(where):
+            self.say(
+                "the images do not fit into this GPU as they did where the run began: they are "
+                "cropped on the CPU, which differs by 2/255 at most"
+            )
+            return
+        self.store = fill(
+            self.source,
+            self.images,
+            self.recipe.feed.stored_size,
+            threads=max(1, distributed.cores() // distributed.local_world_size()),
+            device=where,
+            tell=spoken(self.say, str(where)),
+        )
+
+
+def spoken(say: Callable[[str], None], where: str) -> Callable[[int, int], None]:
+    """Progress of loading as sentences, one every few seconds."""
+    last = time.monotonic()
+
+    def tell(done: int, images: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAY_EVERY and done < images:
+            last = time.monotonic()
+            say(f"decoding all images into the memory of {where}: {done:,} of {images:,}")
+
+    return tell
+
+
+def _with_news(
+    batches: Generator[Batch | UserError], store: PixelStore | None
+) -> Generator[Batch | UserError]:
+    """The first batch tells what was bad while the store was made."""
+    news = [] if store is None else store.quarantined
+    try:
+        for batch in batches:
+            if isinstance(batch, Batch) and news:
+                batch, news = replace(batch, quarantined=[*batch.quarantined, *news]), []
+            yield batch
+    finally:
+        batches.close()
