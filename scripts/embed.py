@@ -3,12 +3,14 @@
     python scripts/embed.py --model starter --data photos/ --out galleries/photos
     python scripts/embed.py --model runs/mine --data scenes --out galleries/scenes
 
+    python scripts/embed.py --data photos/ --out galleries/photos --umap.min-dist 0.5
+
 Stopped or killed, the same command goes on where it was. Look at the result with
 `streamlit run apps/explorer.py -- --gallery galleries/photos`.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +25,8 @@ if __name__ == "__main__":
 
 from dino_core.data import open_source, require_readable
 from dino_core.errors import command
-from dino_core.gallery import build
+from dino_core.gallery import UmapSettings, build
+from dino_core.gallery.manifest import how_made
 from dino_core.gallery.progress import bars
 from dino_core.models import load_model
 
@@ -43,6 +46,9 @@ class Embed:
     the mean of the patches alone."""
     maps: tuple[Literal["umap", "pca"], ...] = ("umap",)
     """Maps to draw; `pca`, the quick one, is always there."""
+    umap: UmapSettings = field(default_factory=UmapSettings)
+    """Settings of the UMAP. With others a gallery that is there gets one more map, drawn from the
+    neighbors it holds."""
     batch_size: int = 64
     """Images a forward pass."""
     workers: int | None = None
@@ -62,14 +68,14 @@ def main() -> None:
     with bars() as progress:
         gallery = build(
             model, source, args.out, kind=args.kind, batch_size=args.batch_size,
-            workers=args.workers, progress=progress, maps=args.maps, redo=args.redo,
+            workers=args.workers, progress=progress, maps=args.maps, umap=args.umap, redo=args.redo,
         )  # fmt: skip
     print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
     if gallery.info.quarantined:
         report = gallery.path / "quarantine.jsonl"
         print(f"{gallery.info.quarantined:,} images could not be read; {report} says why")
-    if gallery.info.maps.get("umap", {}).get("why"):
-        print(f"the map is a PCA: {gallery.info.maps['umap']['why']}, too few for UMAP")
+    for line in how_made(gallery.info):
+        print(line)
 
 
 if __name__ == "__main__":

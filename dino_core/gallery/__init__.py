@@ -20,11 +20,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dino_core.gallery.building import build
+    from dino_core.gallery.building import build, draw_map
     from dino_core.gallery.features import Features, embed, features_of
     from dino_core.gallery.jobs import build_status, start_build, stop_build
     from dino_core.gallery.listing import GalleryEntry, list_galleries
     from dino_core.gallery.manifest import GalleryInfo
+    from dino_core.gallery.maps import UmapSettings
     from dino_core.gallery.opened import Gallery, Hits
 
 _HOME = {
@@ -33,8 +34,10 @@ _HOME = {
     "GalleryEntry": "listing",
     "GalleryInfo": "manifest",
     "Hits": "opened",
+    "UmapSettings": "maps",
     "build": "building",
     "build_status": "jobs",
+    "draw_map": "building",
     "embed": "features",
     "features_of": "features",
     "list_galleries": "listing",
@@ -48,8 +51,10 @@ __all__ = [
     "GalleryEntry",
     "GalleryInfo",
     "Hits",
+    "UmapSettings",
     "build",
     "build_status",
+    "draw_map",
     "embed",
     "features_of",
     "list_galleries",

@@ -18,6 +18,7 @@ import pandas as pd
 from dino_core.data import Quarantine, Quarantined, Source
 from dino_core.errors import UserError
 from dino_core.files import whole_file
+from dino_core.gallery.approximate import Graph, graph_of_all
 from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash, preprocessing
 from dino_core.gallery.images import (
     IMAGES,
@@ -28,8 +29,7 @@ from dino_core.gallery.images import (
 )
 from dino_core.gallery.jobs import reported
 from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo
-from dino_core.gallery.maps import pca_map, umap_map
-from dino_core.gallery.neighbors import neighbor_graph
+from dino_core.gallery.maps import UmapSettings, pca_map, umap_map
 from dino_core.gallery.opened import NEIGHBORS, Gallery
 from dino_core.gallery.partial import FACTS_PART, FEATURES, FEATURES_PART, PartialFeatures
 from dino_core.gallery.progress import Progress
@@ -38,6 +38,7 @@ from dino_core.models import Model
 GRAPH_NEIGHBORS = 30
 QUARANTINE = "quarantine.jsonl"
 MAPS = ("umap", "pca")
+Wanted = dict[str, UmapSettings | None]  # maps by name; None is the PCA
 
 
 def build(
@@ -50,11 +51,13 @@ def build(
     workers: int | None = None,
     progress: Progress | None = None,
     maps: Sequence[str] = ("umap",),
+    umap: UmapSettings | None = None,
     redo: bool = False,
 ) -> Gallery:
     """Make the gallery `out` of what `model` sees in `source`, or finish making it.
 
     maps      which maps to draw, of "umap" and "pca"; "pca" is always drawn
+    umap      other settings of the UMAP than the usual; it is then called `umap.name`
     workers   decoding processes; None chooses by machine (see `default_workers`)
     redo      build again what is there with another model or other images; `user/` stays
 
@@ -68,7 +71,7 @@ def build(
     with reported(out, progress) as say:
         return build_here(
             model, source, out, say, kind=kind, batch_size=batch_size, workers=workers,
-            maps=maps, redo=redo,
+            maps=maps, umap=umap, redo=redo,
         )  # fmt: skip
 
 
@@ -82,16 +85,15 @@ def build_here(
     batch_size: int = 64,
     workers: int | None = None,
     maps: Sequence[str] = ("umap",),
+    umap: UmapSettings | None = None,
     redo: bool = False,
 ) -> Gallery:
     """`build`, by whoever already holds the folder (see `jobs.reported`)."""
-    unknown = sorted(set(maps) - set(MAPS))
-    if unknown:
-        raise UserError(f"map {unknown[0]!r} is unknown; there are {', '.join(MAPS)}")
+    wanted = _maps_wanted(maps, umap)
     info = _plan(model, source, kind)
     if (out / MANIFEST).is_file():
         if _is_made_of(out, info, redo):
-            return _with_maps(Gallery.open(out), maps, say)
+            return _with_maps(Gallery.open(out), wanted, say)
         _clear(out)
     theirs = their_columns(source)  # what is odd in a table shows before hours of computing
     plan = {name: getattr(info, name) for name in ("model", "data", "feature_hash", "source_hash")}
@@ -102,7 +104,9 @@ def build_here(
         part.finish()
     finally:
         part.close()
-    info = _write_derived(out, info, source, images_table(source, facts, theirs), facts, maps, say)
+    info = _write_derived(
+        out, info, source, images_table(source, facts, theirs), facts, wanted, say
+    )
     info.write(out)
     for name in (BUILDING, FACTS_PART):
         (out / name).unlink(missing_ok=True)
@@ -185,7 +189,7 @@ def _write_derived(
     source: Source,
     table: pd.DataFrame,
     facts: list[dict[str, Any]],
-    maps: Sequence[str],
+    wanted: Wanted,
     say: Progress,
 ) -> GalleryInfo:
     """Everything that follows from the features; returns the manifest, completed."""
@@ -199,33 +203,59 @@ def _write_derived(
     features_ND = np.empty((0, info.dim), np.float32)
     if len(table):
         features_ND = np.load(out / FEATURES, mmap_mode="r", allow_pickle=False)
-    rows_NK, scores_NK = neighbor_graph(features_ND, GRAPH_NEIGHBORS, say)
+    graph = graph_of_all(features_ND, GRAPH_NEIGHBORS, say)
     with whole_file(out / NEIGHBORS) as aside, open(aside, "wb") as file:
-        np.savez(file, rows=rows_NK, scores=scores_NK)
+        np.savez(file, rows=graph.rows_NK, scores=graph.scores_NK)
     drawn = {
-        name: _draw_map(out, name, features_ND, rows_NK, scores_NK, say)
-        for name in reversed(MAPS)
-        if name in maps or name == "pca"
+        name: _draw_map(out, name, settings, features_ND, graph, say)
+        for name, settings in ({"pca": None} | wanted).items()
     }
     return replace(
         info,
         count=len(table),
         quarantined=len(quarantine),
-        neighbors=rows_NK.shape[1],
+        neighbors=graph.rows_NK.shape[1],
+        graph=graph.how,
         maps=drawn,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _with_maps(gallery: Gallery, maps: Sequence[str], say: Progress) -> Gallery:
-    """The whole gallery, with those of `maps` that it lacks drawn from what it holds."""
-    missing = [name for name in maps if name not in gallery.info.maps]
+def draw_map(
+    gallery: Gallery, settings: UmapSettings | None = None, progress: Progress | None = None
+) -> Gallery:
+    """The gallery with a UMAP of other settings, drawn from its stored neighbors if it lacks it.
+
+    It is called `settings.name`. Raises `UserError` for more neighbors than the gallery holds.
+    """
+    with reported(gallery.path, progress) as say:
+        return _with_maps(Gallery.open(gallery.path), _maps_wanted(("umap",), settings), say)
+
+
+def _maps_wanted(maps: Sequence[str], umap: UmapSettings | None) -> Wanted:
+    """The maps asked for, by the name each will have."""
+    unknown = sorted(set(maps) - set(MAPS))
+    if unknown:
+        raise UserError(f"map {unknown[0]!r} is unknown; there are {', '.join(MAPS)}")
+    umap = umap or UmapSettings()
+    if umap.n_neighbors > GRAPH_NEIGHBORS + 1:
+        raise UserError(
+            f"n_neighbors {umap.n_neighbors}: a gallery holds {GRAPH_NEIGHBORS} neighbors of each "
+            f"image, so at most {GRAPH_NEIGHBORS + 1}, the image itself included"
+        )
+    wanted: Wanted = {"pca": None} if "pca" in maps else {}
+    return wanted | ({umap.name: umap} if "umap" in maps else {})
+
+
+def _with_maps(gallery: Gallery, wanted: Wanted, say: Progress) -> Gallery:
+    """The whole gallery, with those of the maps that it lacks drawn from what it holds."""
+    missing = {name: wanted[name] for name in wanted if name not in gallery.info.maps}
     if not missing:
         return gallery
-    features_ND, (rows_NK, scores_NK) = gallery.features, gallery.neighbors()
+    graph = Graph(*gallery.neighbors(), gallery.info.graph)
     drawn = {
-        name: _draw_map(gallery.path, name, features_ND, rows_NK, scores_NK, say)
-        for name in missing
+        name: _draw_map(gallery.path, name, settings, gallery.features, graph, say)
+        for name, settings in missing.items()
     }
     replace(gallery.info, maps=gallery.info.maps | drawn).write(gallery.path)
     return Gallery.open(gallery.path)
@@ -234,16 +264,16 @@ def _with_maps(gallery: Gallery, maps: Sequence[str], say: Progress) -> Gallery:
 def _draw_map(
     out: Path,
     name: str,
+    settings: UmapSettings | None,
     features_ND: np.ndarray,
-    rows_NK: np.ndarray,
-    scores_NK: np.ndarray,
+    graph: Graph,
     say: Progress,
 ) -> dict[str, Any]:
-    """Draw and write one map; returns how it was made, for the manifest."""
-    if name == "pca":
+    """Draw and write one map, without settings the PCA; returns how it was made."""
+    if settings is None:
         xy_N2, made = pca_map(features_ND), {"method": "pca"}
     else:
-        xy_N2, made = umap_map(features_ND, rows_NK, scores_NK, say)
+        xy_N2, made = umap_map(features_ND, graph.rows_NK, graph.scores_NK, say, settings)
     _write_map(out, name, xy_N2)
     return made
 

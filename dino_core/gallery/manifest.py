@@ -36,6 +36,7 @@ class GalleryInfo:
     quarantined: int = 0  # images that could not be read
     dim: int = 0  # numbers a feature
     neighbors: int = 0  # neighbors an image has in neighbors.npz
+    graph: dict[str, Any] = field(default_factory=dict)  # how they were found; recall, if nearly
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> how it was made
     created: str = ""  # ISO 8601, UTC
     version: int = FORMAT_VERSION
@@ -60,6 +61,25 @@ class GalleryInfo:
             raise UserError(
                 f"{folder}: its gallery.json lacks something ({error}); build the gallery again"
             ) from None
+
+
+def how_made(info: GalleryInfo) -> list[str]:
+    """What a user should know of neighbors and maps that are not what they would expect."""
+    said = []
+    if "recall" in info.graph:
+        said.append(
+            f"neighbors were found approximately: {100 * info.graph['recall']:.1f} % of the true "
+            f"ones, judged on {info.graph['judged']:,} images"
+        )
+    for name, made in info.maps.items():
+        if "why" in made:
+            said.append(f"the map {name} is a PCA: {made['why']}, too few for UMAP")
+        if "placed" in made:
+            said.append(
+                f"the map {name} is of {made['laid_out']:,} images; the other {made['placed']:,} "
+                "were placed by their neighbors"
+            )
+    return said
 
 
 def feature_hash(model_hash: str, preprocessing: dict[str, Any], kind: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dino_core.gallery.progress import Progress
 
-QUERIES_AT_ONCE = 1024
+QUERIES_AT_ONCE = 4096  # as many as FAISS itself takes in one matrix product
 
 
 def nearest(
@@ -59,6 +59,17 @@ def _nearest_allowed(
     return scores_QK, rows_QK
 
 
+def nearest_others(
+    features_ND: np.ndarray, rows_Q: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some images' `k` nearest OTHERS, best first, k < N: rows int64 and cosines float32 [Q, K]."""
+    found_QF, scores_QF = nearest(features_ND, features_ND[rows_Q], k + 1)
+    others = found_QF != rows_Q[:, None]
+    # Among many exact copies an image may not find itself: then its last neighbor is dropped.
+    others[others.all(axis=1), -1] = False
+    return found_QF[others].reshape(-1, k), scores_QF[others].reshape(-1, k)
+
+
 def neighbor_graph(
     features_ND: np.ndarray, k: int, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -72,12 +83,8 @@ def neighbor_graph(
     rows_NK, scores_NK = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
     for start in range(0, count if k else 0, QUERIES_AT_ONCE):
         stop = min(start + QUERIES_AT_ONCE, count)
-        found_QK, scores_QK = nearest(features_ND, features_ND[start:stop], k + 1)
-        others = found_QK != np.arange(start, stop)[:, None]
-        # Among many exact copies an image may not find itself: then its last neighbor is dropped.
-        others[others.all(axis=1), -1] = False
-        rows_NK[start:stop] = found_QK[others].reshape(-1, k)
-        scores_NK[start:stop] = scores_QK[others].reshape(-1, k)
+        found = nearest_others(features_ND, np.arange(start, stop), k)
+        rows_NK[start:stop], scores_NK[start:stop] = found
         if progress is not None:
             progress(stop, count, "Finding neighbors")
     return rows_NK, scores_NK

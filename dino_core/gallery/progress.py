@@ -10,6 +10,10 @@ Progress = Callable[[int, int, str], None]
 """Called as `progress(done, total, message)`; a new message begins a new step."""
 
 
+def silent(done: int, total: int, message: str) -> None:
+    """A progress callback for where nobody listens."""
+
+
 @contextmanager
 def bars() -> Iterator[Progress]:
     """A progress callback that draws one bar a step on stderr, or one line where no one watches."""

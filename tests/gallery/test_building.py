@@ -12,7 +12,17 @@ import pytest
 
 from dino_core.data import open_source
 from dino_core.errors import UserError
-from dino_core.gallery import Gallery, build, build_status, building, embed
+from dino_core.gallery import (
+    Gallery,
+    UmapSettings,
+    approximate,
+    build,
+    build_status,
+    building,
+    draw_map,
+    embed,
+)
+from dino_core.gallery.manifest import how_made
 from dino_core.models import Model, save_weights
 from dino_core.rng import generator
 
@@ -106,7 +116,7 @@ def test_interrupted_while_computing(
     assert contents(whole.path) == contents(again.path)
 
 
-@pytest.mark.parametrize("step", ["images_table", "write_table", "neighbor_graph", "_write_map"])
+@pytest.mark.parametrize("step", ["images_table", "write_table", "graph_of_all", "_write_map"])
 def test_killed_between_the_steps(
     model: Model, photos: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +145,35 @@ def test_a_map_asked_for_later_is_drawn_from_what_is_there(
     later = build(model, source, tmp_path / "g", maps=("pca", "umap"))
     assert later.info.maps == whole.info.maps and len(later.map("umap")) == 6
     assert contents(later.path) == contents(whole.path)
+
+
+def test_a_second_map_of_other_settings_reads_the_stored_graph(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = build(model, open_source("scenes:12"), tmp_path / "g")
+    usual = (gallery.path / "maps" / "umap.parquet").read_bytes()
+    for name in ("model_batches", "graph_of_all"):
+        monkeypatch.setattr(building, name, lambda *args, **kwargs: 1 / 0)
+    settings = UmapSettings(n_neighbors=6, min_dist=0.5)
+    build(model, open_source("scenes:12"), tmp_path / "g", umap=settings)
+    wide = draw_map(gallery, UmapSettings(min_dist=0.9))
+    assert set(wide.info.maps) == {"pca", "umap", "umap-6-0.5", "umap-15-0.9"}
+    made = {"method": "umap", "n_neighbors": 6, "min_dist": 0.5, "metric": "cosine"}
+    assert wide.info.maps["umap-6-0.5"] == made and len(wide.map("umap-6-0.5")) == 12
+    assert (gallery.path / "maps" / "umap.parquet").read_bytes() == usual
+    with pytest.raises(UserError, match="n_neighbors 40: a gallery holds 30 neighbors"):
+        draw_map(gallery, UmapSettings(n_neighbors=40))
+
+
+def test_how_neighbors_were_found_is_kept_and_told(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = build(model, open_source("scenes:40"), tmp_path / "exact", maps=PCA)
+    assert exact.info.graph == {"method": "exact"} and not how_made(exact.info)
+    monkeypatch.setattr(approximate, "EXACT_AT_MOST", 39)
+    nearly = build(model, open_source("scenes:40"), tmp_path / "nearly", maps=PCA)
+    assert nearly.info.graph["method"] == "ivf" and 0.9 < nearly.info.graph["recall"] <= 1
+    assert "% of the true ones, judged on 40 images" in how_made(nearly.info)[0]
 
 
 def test_another_half_made_gallery_is_refused_or_redone(

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dino_core.gallery.maps import pca_map, place, umap_map
+from dino_core.errors import UserError
+from dino_core.gallery import maps
+from dino_core.gallery.maps import UmapSettings, pca_map, place, place_rest, umap_map
 from dino_core.gallery.neighbors import neighbor_graph
 from dino_core.rng import generator
 
@@ -65,3 +67,64 @@ def test_a_new_image_lies_among_its_neighbors(scores: list[float]) -> None:
     assert (placed >= -1e-4).all() and placed.sum() <= 10.001
     weights = np.exp(np.array(scores) / 0.07)
     np.testing.assert_allclose(placed, weights @ xy[:3] / weights.sum(), rtol=1e-3, atol=1e-3)
+
+
+def trust(features: np.ndarray, xy: np.ndarray) -> float:
+    from sklearn.manifold import trustworthiness
+
+    return trustworthiness(features, xy, n_neighbors=10, metric="cosine")
+
+
+def test_neighbors_on_the_map_are_neighbors_among_the_features() -> None:
+    """Against chance and against the PCA, which three groups in twelve dimensions overburden."""
+    features = groups(50)
+    xy, _ = umap_map(features, *neighbor_graph(features, 30))
+    assert trust(features, xy) > max(0.85, trust(features, pca_map(features)) + 0.02)
+
+
+def test_other_settings_draw_another_map_and_say_so() -> None:
+    features = groups(20)
+    graph = neighbor_graph(features, 30)
+    usual, _ = umap_map(features, *graph)
+    for settings in (UmapSettings(min_dist=0.5), UmapSettings(n_neighbors=5)):
+        found, how = umap_map(features, *graph, settings=settings)
+        assert not np.array_equal(found, usual)
+        assert (how["n_neighbors"], how["min_dist"]) == (settings.n_neighbors, settings.min_dist)
+    assert umap_map(features, *graph, settings=UmapSettings(60))[1]["n_neighbors"] == 31
+
+
+def test_a_map_is_called_by_its_settings() -> None:
+    assert UmapSettings().name == "umap"
+    assert UmapSettings(30, 0.5).name == "umap-30-0.5"
+
+
+@pytest.mark.parametrize("settings", [{"n_neighbors": 1}, {"min_dist": -0.1}, {"min_dist": 2.0}])
+def test_settings_that_make_no_map(settings: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(settings))):
+        UmapSettings(**settings)
+
+
+def test_of_many_images_a_sample_is_laid_out_and_the_rest_placed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = groups(60)
+    graph = neighbor_graph(features, 12)
+    monkeypatch.setattr(maps, "LAID_OUT_WHOLE", 100)
+    monkeypatch.setattr(maps, "SAMPLE", 60)
+    told: list[str] = []
+    found, how = umap_map(features, *graph, lambda done, total, message: told.append(message))
+    assert (how["laid_out"], how["placed"], how["n_neighbors"]) == (60, 120, 13)
+    assert {"Drawing the map", "Placing the rest on the map"} <= set(told)
+    assert np.isfinite(found).all()
+    centers = found.reshape(3, 60, 2).mean(1)
+    nearest = np.linalg.norm(found[:, None] - centers, axis=2).argmin(1)
+    np.testing.assert_array_equal(nearest, np.repeat([0, 1, 2], 60))
+
+
+def test_placing_goes_from_neighbor_to_neighbor_and_leaves_strangers() -> None:
+    nan = np.nan
+    xy = np.array([[3, 4], [nan, nan], [nan, nan], [nan, nan], [nan, nan]], np.float32)
+    rows = np.array([[1], [0], [1], [4], [3]])  # 2 knows only 1; 3 and 4 know only each other
+    place_rest(xy, rows, np.ones((5, 1), np.float32))
+    np.testing.assert_allclose(xy[:3], [[3, 4]] * 3)
+    assert np.isnan(xy[3:]).all()
