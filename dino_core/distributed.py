@@ -5,6 +5,7 @@ a report of its own. So one of them says it (`may_speak`), and leaves it where t
 made from and where the processes of the next attempt find it (`leave_word`).
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -71,11 +72,15 @@ def may_speak() -> bool:
 def leave_word(sentence: str, met_at: float) -> None:
     """Give torchrun the user's mistake for its report, and to those that it starts in our place.
 
-    `met_at` is the time of day at which it was met: torchrun takes the first for the cause.
+    `met_at` is the time of day at which it was met: torchrun takes the first for the cause. The
+    file is whole or not there (on a full disk), since torchrun fails at half a one.
     """
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         word = {"message": sentence, "timestamp": str(int(met_at)), "mistake": True}
-        Path(place).write_text(json.dumps(word))
+        with contextlib.suppress(OSError):
+            partial = Path(f"{place}.partial")
+            partial.write_text(json.dumps(word))
+            partial.replace(place)
 
 
 def left_word() -> str | None:

@@ -112,6 +112,14 @@ def test_a_command_line_that_is_not_understood_counts_as_one(attempt):
     assert "command line" in (distributed.left_word() or "")
 
 
+def test_where_no_word_can_be_left_the_mistake_is_said_all_the_same(attempt, capsys):
+    attempt(0).parent.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        mistaken()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: photos: no such folder\n"
+
+
 def test_without_torchrun_nothing_is_left_behind(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     distributed.leave_word("photos: no such folder", 0)
