@@ -216,6 +216,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _append(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:

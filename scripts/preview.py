@@ -2,6 +2,8 @@
 
 python scripts/preview.py --data photos/ --out sheet.png
 python scripts/preview.py --data photos/ --out sheet.png --recipe vits16 --images 4 --rows 2
+
+Without --recipe it is the one that training would choose for these images on this machine.
 """
 
 import sys
@@ -22,7 +24,7 @@ from dino_core.data import open_source, safe_image
 from dino_core.data.order import epoch_order
 from dino_core.errors import UserError, command
 from dino_core.files import whole_file
-from dino_core.training import RECIPES
+from dino_core.training import planned
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Preview:
     or `scenes`."""
     out: Path
     """The picture to write: .png or .jpg."""
-    recipe: str = "small"
+    recipe: str = "auto"
     """Whose augmentation."""
     images: int = 4
     """How many images, chosen by the seed."""
@@ -48,15 +50,12 @@ class Preview:
 @command
 def main() -> None:
     args = tyro.cli(Preview, description=__doc__)
-    if args.recipe not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise UserError(f"--recipe {args.recipe}: no such recipe (there are: {known})")
     if min(args.images, args.rows) < 1:
         raise UserError("--images and --rows must be 1 or more")
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: name a .png or .jpg file")
     source = open_source(args.data, channels=args.channels)
-    crops = RECIPES[args.recipe].crops
+    crops = planned(args.recipe, source).crops
     pages = []
     for i in epoch_order(len(source), args.seed, 0)[: args.images].tolist():
         image, _, bad = safe_image(source, i)
@@ -65,7 +64,11 @@ def main() -> None:
             print(f"{item.id}: {item.reason}; another image is shown")
     with whole_file(args.out) as aside:
         stacked(pages).save(aside, "PNG" if args.out.suffix.lower() == ".png" else "JPEG")
-    print(f"{args.out}: {len(pages)} of {len(source):,} images, as recipe {args.recipe} sees them")
+    local = f" and {crops.local_count} of {crops.local_size} px" if crops.local_count else ""
+    print(
+        f"{args.out}: {len(pages)} of {len(source):,} images, as recipe {args.recipe} sees them: "
+        f"2 crops of {crops.global_size} px{local}"
+    )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def named(name: str, root: Path) -> Run:
 
 @app.command(name="list")
 def list_all(root: Path = Path(".")) -> None:
-    """One line for each run: state, steps, loss, k-NN, what is left.
+    """One line for each run: state, steps, loss, k-NN or RankMe, what is left.
 
     Args:
         root: The folder that `runs/` is in.
@@ -53,7 +53,7 @@ def list_all(root: Path = Path(".")) -> None:
     if not rows:
         print(f"{root / 'runs'}: no runs yet; scripts/train.py makes one")
         return
-    rows.insert(0, ("run", "state", "step", "loss", "k-NN", ""))
+    rows.insert(0, ("run", "state", "step", "loss", "quality", ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -126,11 +126,18 @@ def line(run: launch.Overview) -> tuple[str, ...]:
     return (
         run.name,
         run.state or "never started",
-        f"{run.step}/{run.steps}" if run.steps else "",
-        "" if run.loss is None else f"{run.loss:.3f}",
-        "" if run.knn is None else f"{run.knn:.1f} %",
+        f"{run.step}/{run.steps}" if run.steps else "-",
+        "-" if run.loss is None else f"{run.loss:.3f}",
+        quality(run),
         note,
     )
+
+
+def quality(run: launch.Overview) -> str:
+    """k-NN where there are labels, the effective rank where there are none."""
+    if run.knn is not None:
+        return f"k-NN {run.knn:.1f} %"
+    return "-" if run.rankme is None else f"RankMe {run.rankme:.1f}"
 
 
 def spoken(seconds: float) -> str:

@@ -175,6 +175,8 @@ class Overview:
     loss: float | None
     knn: float | None
     """Newest k-NN accuracy in percent, where there are labels."""
+    rankme: float | None
+    """Newest effective rank of the features, with labels or without."""
     seconds_left: float | None
     """At the speed of the last step told; None for a run that is not running."""
     silence: float
@@ -200,6 +202,7 @@ def overview(run: Run) -> Overview:
         steps=steps,
         loss=newest.get("loss"),
         knn=newest.get("knn"),
+        rankme=newest.get("rankme"),
         seconds_left=left,
         silence=time.time() - status.get("heartbeat", time.time()),
         reason=status.get("reason", ""),

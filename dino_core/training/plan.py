@@ -41,6 +41,7 @@ SETTLED = 5  # steps that are not timed: caches, lazily made kernels, workers st
 SAMPLE = 32  # images whose size is looked at
 TRYING = 0.2  # of a time budget, which the rehearsal takes besides, at most
 LOOKING = 0.1  # of a time budget, spent on quality checks at most
+APART = 10  # steps between checks, at least, where nobody asked for more of them
 AUTO = "auto"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -70,12 +71,33 @@ def planned(
     """The recipe `name` (or `auto`), changed by `flags`, as long as `max_seconds` allow.
 
     `flags` puts in what the user asked for, and has the last word. `tell` hears what was chosen and
-    why, and what it will cost. Processes that train together rehearse together, too, and come to
-    the same recipe.
+    why, and what it will cost; afterwards it stands in the log of `run`. Processes that train
+    together rehearse together, too, and come to the same recipe.
 
     Raises `UserError` for a name that is none, images that cannot be trained on, and a disk that is
     too full for `run`.
     """
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        tell(sentence)
+
+    recipe = _planned(name, source, run, flags, max_seconds, say)
+    if run is not None and distributed.is_main():
+        for sentence in said:
+            run.log(sentence)
+    return _seldom_checked(recipe, flags, len(source))
+
+
+def _planned(
+    name: str,
+    source: Source,
+    run: Run | None,
+    flags: Callable[[Recipe], Recipe],
+    max_seconds: float | None,
+    tell: Callable[[str], None],
+) -> Recipe:
     auto = name == AUTO
     flags = going_on(Recipe() if auto else named(name), flags, tell)
     chosen = _chosen(flags, source, max_seconds) if auto else Choice(flags(named(name)), [])
@@ -116,6 +138,17 @@ def _own_length(choice: Choice, flags: Callable[[Recipe], Recipe], images: int) 
         return choice
     reasons = [r for r in choice.reasons if not r.startswith(("steps =", "epochs ="))]
     return Choice(flags(warmed_up(recipe, images)), reasons)
+
+
+def _seldom_checked(recipe: Recipe, flags: Callable[[Recipe], Recipe], images: int) -> Recipe:
+    """In a short run no more than a check every `APART` steps, unless the user set their number."""
+    unset = replace(recipe.quality, checks=-1)
+    if flags(replace(recipe, quality=unset)).quality.checks != -1 or not recipe.quality.checks:
+        return recipe
+    trained_on = images - recipe.held_out(images)
+    steps = recipe.steps or recipe.epochs * max(1, recipe.steps_per_epoch(trained_on))
+    few = min(recipe.quality.checks, max(1, steps // APART))
+    return replace(recipe, quality=replace(recipe.quality, checks=few))
 
 
 def _check_disk(run: Run, needed: int) -> None:

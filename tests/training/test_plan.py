@@ -65,3 +65,28 @@ def test_a_disk_that_is_too_full_is_refused(pictures, tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="GB of disk"):
         planned("auto", open_source(pictures), run=Run(tmp_path / "x"), flags=flags, max_seconds=5)
+
+
+@pytest.mark.parametrize(("steps", "asked", "checks"), [(8, None, 1), (45, None, 4), (8, 8, 8)])
+def test_a_short_run_checks_seldom_unless_asked(steps, asked, checks, pictures):
+    def flags(recipe: Recipe) -> Recipe:
+        quality = recipe.quality
+        if asked is not None:
+            quality = dataclasses.replace(quality, checks=asked)
+        return dataclasses.replace(recipe, steps=steps, device="cpu", quality=quality)
+
+    assert planned("auto", open_source(pictures), flags=flags).quality.checks == checks
+
+
+def test_what_was_planned_stands_in_the_log(pictures, tmp_path):
+    said: list[str] = []
+    run = Run(tmp_path / "runs" / "new")
+    planned("auto", open_source(pictures), run=run, tell=said.append)
+    logged = (run.path / "log.txt").read_text().splitlines()
+    assert [line.split("  ", 1)[1] for line in logged] == said != []
+
+
+def test_a_plan_that_fails_leaves_no_folder(pictures, tmp_path):
+    with pytest.raises(UserError, match="no such recipe"):
+        planned("vits17", open_source(pictures), run=Run(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []

@@ -130,3 +130,19 @@ def test_a_continued_model_that_gets_worse_is_warned_about(
     if warned:
         assert "50.0 now, 80.0 then" in warnings.read_text()
         assert other.checkpoints()[0].step == 0  # the best stays
+
+
+@pytest.mark.parametrize(("last", "told"), [(41.0, False), (40.0, True), (12.0, True)])
+def test_a_run_that_ends_no_better_than_it_began_says_so(
+    last, told, recipe, pictures, tmp_path, monkeypatch
+):
+    values = {0: 40.0, 3: 90.0, 6: last}
+
+    def check(_self: Examiner, state: TrainState) -> Quality:
+        return Quality(state.step, values[state.step], 9.0, None)
+
+    monkeypatch.setattr(Examiner, "check", check)
+    short = dataclasses.replace(recipe, steps=6)
+    run = train(short, open_source(pictures), Run(tmp_path / "run"))
+    sentence = f"k-NN, {last} %, is not above that of the untrained network, 40.0 %"
+    assert (sentence in (run.path / "log.txt").read_text()) == told

@@ -1,13 +1,15 @@
 """Every recipe has the numbers that were published or decided on, written here a second time."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from dino_core.augment import MultiCrop
 from dino_core.errors import UserError
 from dino_core.models.create import family_of
-from dino_core.training import RECIPES, recipes
+from dino_core.training import RECIPES, OptimConfig, QualityConfig, recipes
 from dino_core.training.recipes import named
 
 MODULES = Path(recipes.__file__).parent
@@ -126,3 +128,23 @@ def test_hyphens_and_underscores(spelled):
 def test_an_unknown_recipe_is_a_sentence(spelled, hint):
     with pytest.raises(UserError, match=f"no such recipe .*{hint}"):
         named(spelled)
+
+
+def test_all_conflicts_are_told_at_once():
+    recipe = dataclasses.replace(
+        RECIPES["vits16"],
+        quality=QualityConfig(k=20, hold_out=0.9),
+        crops=MultiCrop(global_size=225),
+        optim=OptimConfig(warmup_epochs=10),
+        steps=5,
+    )
+    with pytest.raises(UserError) as told:
+        recipe.resolved(15)
+    for part in ("batch of 512", "--k 20", "--global-size 225", "learning rate warms up"):
+        assert part in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_head_that_warms_up_longer_than_the_run_is_refused():
+    with pytest.raises(UserError, match="lower --head-warmup-epochs"):
+        dataclasses.replace(RECIPES["continue"], epochs=9).resolved(1000)
