@@ -33,6 +33,7 @@ SLOTS = len(JITTER)  # color jitter has four operations, in each image's own ord
 COLORS = 3  # red, green and blue
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow's "L"
 OWN, GRAY, MEAN = range(3)
+IN_CACHE = 2**20  # values that a CPU changes at a time: a few images stay in its cache
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,20 @@ class PhotometricBatch:
     def __len__(self) -> int:
         return self.blends.shape[-1]
 
+    def part(self, start: int, end: int) -> Self:
+        """The parameters of images `start` to `end - 1`; of a batch on the CPU."""
+        rows, values, counts = [], [], []
+        groups = zip(self.rows.split(self.counts), self.values.split(self.counts), strict=True)
+        for group_rows, group_values in groups:  # each in ascending order
+            first, last = np.searchsorted(group_rows.numpy(), [start, end]).tolist()
+            rows.append(group_rows[first:last] - start)
+            values.append(group_values[first:last])
+            counts.append(last - first)
+        blends = self.blends[..., start:end]
+        return replace(
+            self, blends=blends, rows=torch.cat(rows), values=torch.cat(values), counts=(*counts,)
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same batch with its tensors on `device`."""
         return replace(
@@ -154,6 +169,13 @@ def photometric(
         raise ValueError(f"{len(images)} images, but parameters for {len(batch)}")
     with torch.autocast(images.device.type, enabled=False):
         x_BCHW = images.to(torch.float32, copy=True)
+        if x_BCHW.device.type == "cpu":
+            few = max(1, IN_CACHE // max(1, x_BCHW[:1].numel()))
+            for start in range(0, len(batch), few):
+                part_NCHW = x_BCHW[start : start + few]
+                _change_colors(part_NCHW, batch.part(start, start + len(part_NCHW)))
+                _normalize(part_NCHW, mean, std)
+            return x_BCHW
         _change_colors(x_BCHW, batch)
         return _normalize(x_BCHW, mean, std)
 

@@ -4,6 +4,7 @@ Tolerances are in steps of 255. Pillow rounds or truncates to whole numbers afte
 keeps hue and saturation in 8 bits; the batch stays in float32, so that it is a little more exact.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -173,6 +174,18 @@ def test_autocast_changes_nothing(varied: tuple[Tensor, list[ViewPlan]]) -> None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = colors(images, plans)
     assert torch.equal(inside, colors(images, plans))
+
+
+def test_a_few_at_a_time_is_all_at_once(
+    varied: tuple[Tensor, list[ViewPlan]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU goes through a batch in parts; a GPU takes it whole."""
+    images, plans = varied
+    together = colors(images, plans)
+    monkeypatch.setattr(
+        sys.modules["dino_core.augment.photometric"], "IN_CACHE", 5 * images[0].numel()
+    )
+    assert_near(colors(images, plans), together, 1e-3)
 
 
 def test_nothing_waits_for_the_device(varied: tuple[Tensor, list[ViewPlan]]) -> None:
