@@ -6,8 +6,8 @@ Another model to start from: --init runs/NAME, or any other spelling; backbone a
 that model's. The projection head is new, so at first only it and the center learn while the
 backbone keeps still (a fifth of a run at most, where its length was chosen by --max-time); then all
 of it, at a fifth of the usual rate per image: at the usual one others lost their k-NN
-(facebookresearch/dino, issues 207 and 284). A run warns
-when its quality falls below that of its start. We have not trained it yet.
+(facebookresearch/dino, issues 207 and 284). A run warns when its quality falls below that of its
+start. Trained only for 3,008 images yet, from the starter: k-NN 37.8 after 37.4 % (docs/log.md).
 """
 
 from dino_core.training.recipe import (
