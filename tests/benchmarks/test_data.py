@@ -1,0 +1,56 @@
+"""The benchmark of the feeds: it measures what it says, and both sides make the same views."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dino_core.augment import MultiCrop
+from dino_core.benchmarks.data import INFO, measure, plain_views, write_jpegs
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.training.feed import FromSource, ViewDataset
+
+SMALL = MultiCrop(global_size=32, local_size=16, local_count=2)
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("jpegs")
+    write_jpegs(folder, 4, size=(100, 80))
+    return folder
+
+
+def test_every_way_is_measured(jpegs: Path) -> None:
+    threads = torch.get_num_threads()
+    results = measure(str(jpegs), images=3, crops=SMALL, device="cpu", rounds=1)
+    assert [result.name.split(":")[0] for result in results] == ["feed", "feed"]
+    files, memory = results
+    for result in results:
+        assert result.images_per_second and result.ratio_to_plain
+    assert files.share_of_limit is not None and 0 < files.share_of_limit <= 1.5
+    assert set(files.phases) == {"read", "decode", "plan", "crop", "copy", "photometric"}
+    assert memory.limit == "" and "2 x 32 px and 2 x 16 px" in files.notes[0]
+    assert asdict(files) == files.as_dict() and torch.get_num_threads() == threads
+
+
+def test_both_sides_make_the_same_views(jpegs: Path) -> None:
+    """Up to what Pillow rounds between its operations."""
+    source, chosen = open_source(jpegs), [0, 2]
+    plain = plain_views(source, chosen, SMALL)
+    batch = ViewDataset(FromSource(source), SMALL, seed=0).__getitems__([(0, i) for i in chosen])
+    assert not isinstance(batch, UserError)
+    globals_, locals_ = batch.views(INFO, torch.device("cpu"))
+    for place in range(2):
+        ours = [*globals_[place::2], *locals_[place::2]]
+        for view, twin in zip(ours, plain[4 * place : 4 * place + 4], strict=True):
+            difference = (view - twin).abs() * np.mean(INFO.std) * 255
+            assert view.shape == twin.shape and difference.mean() < 4 and difference.max() < 30
+
+
+def test_a_folder_of_broken_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(UserError, match="none of the images looked at can be read"):
+        measure(str(tmp_path), images=2)
