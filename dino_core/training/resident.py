@@ -17,6 +17,7 @@ import torch
 
 from dino_core import distributed
 from dino_core.data import Source
+from dino_core.data.pixel_cache import cached_store
 from dino_core.data.store import SPARE, PixelStore, fill, judged_bytes
 from dino_core.errors import UserError
 from dino_core.training.feed import Batch, feed, resident_feed
@@ -85,23 +86,42 @@ class Feed:
         if self.loaded:
             return
         self.loaded = True
-        if self.recipe.feed.resident != "always":
-            return
+        settings = self.recipe.feed
+        if settings.cache:
+            self.store = cached_store(
+                self.source,
+                settings.stored_size,
+                threads=self._threads(),
+                tell=spoken(self.say, "the cache"),
+                say=self.say,
+            )
+        if settings.resident == "always":
+            self._load_into_memory()
+
+    def _load_into_memory(self) -> None:
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
         if where.type == "cuda" and _needed(self.recipe, self.source, self.images) > _room(where):
             self.say(
                 "the images do not fit into this GPU as they did where the run began: they are "
                 "cropped on the CPU, which differs by 2/255 at most"
             )
-            return
-        self.store = fill(
-            self.source,
-            self.images,
-            self.recipe.feed.stored_size,
-            threads=max(1, distributed.cores() // distributed.local_world_size()),
-            device=where,
-            tell=spoken(self.say, str(where)),
-        )
+        elif self.store is not None:
+            # What a CPU's memory holds of the cache is the system's to decide.
+            if where.type == "cuda":
+                self.store = self.store.to(where)
+        else:
+            self.store = fill(
+                self.source,
+                self.images,
+                self.recipe.feed.stored_size,
+                threads=self._threads(),
+                device=where,
+                tell=spoken(self.say, f"the memory of {where}"),
+            )
+
+    def _threads(self) -> int:
+        """All cores of this machine that are this process's: nothing else runs yet."""
+        return max(1, distributed.cores() // distributed.local_world_size())
 
 
 def spoken(say: Callable[[str], None], where: str) -> Callable[[int, int], None]:
@@ -112,7 +132,7 @@ def spoken(say: Callable[[str], None], where: str) -> Callable[[int, int], None]
         nonlocal last
         if time.monotonic() - last > SAY_EVERY and done < images:
             last = time.monotonic()
-            say(f"decoding all images into the memory of {where}: {done:,} of {images:,}")
+            say(f"decoding all images into {where}: {done:,} of {images:,}")
 
     return tell
 

@@ -136,6 +136,18 @@ def test_images_are_loaded_once_and_progress_is_told(source, images, tiny, monke
     assert len(said) == count
 
 
+def test_the_cache_gives_the_bytes_of_reduced_files(source, images, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("DINO_CACHE", str(tmp_path))
+    said: list[str] = []
+    reduced = replace(tiny, feed=FeedConfig(stored_size=37))
+    kept = replace(tiny, feed=FeedConfig(stored_size=37, cache=True))
+    streamed = list(Feed(source, images, reduced, CPU, 0).batches(range(2)))
+    for workers in (0, 1):
+        batches = Feed(source, images, kept, CPU, workers, said.append).batches(range(2))
+        assert all(same(a, b) for a, b in zip(batches, streamed, strict=True))
+    assert len(said) == 1 and str(tmp_path) in said[0]
+
+
 def test_settings_of_the_feed_that_cannot_work_are_refused(tiny):
     for settings, sentence in [
         (FeedConfig(stored_size=20), "--stored-size 20 is smaller than the global crops of 32 px"),
