@@ -273,7 +273,8 @@ def _draw_map(
     if settings is None:
         xy_N2, made = pca_map(features_ND), {"method": "pca"}
     else:
-        xy_N2, made = umap_map(features_ND, graph.rows_NK, graph.scores_NK, say, settings)
+        pca_N2 = pd.read_parquet(out / "maps" / "pca.parquet").to_numpy()  # always drawn first
+        xy_N2, made = umap_map(features_ND, graph.rows_NK, graph.scores_NK, say, settings, pca_N2)
     _write_map(out, name, xy_N2)
     return made
 

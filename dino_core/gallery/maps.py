@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dino_core.errors import UserError
-from dino_core.gallery.approximate import graph_of_all
+from dino_core.gallery.approximate import approximate_graph
 from dino_core.gallery.fuzzy import fuzzy_graph
 from dino_core.gallery.neighbors import nearest
 from dino_core.gallery.progress import Progress, silent
@@ -80,8 +80,11 @@ def umap_map(
     neighbor_scores_NK: np.ndarray,
     progress: Progress | None = None,
     settings: UmapSettings | None = None,
+    pca_N2: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """UMAP on the gallery's own neighbor graph, begun from PCA: float32 [N, 2], and how made.
+
+    `pca_N2` is `pca_map` of the features, where it is known already.
 
     The result depends on the features and settings alone: not on the process, nor on the number
     of threads. With fewer than ten images it is the PCA map, and the second value says so.
@@ -90,8 +93,10 @@ def umap_map(
     """
     count, held = neighbor_rows_NK.shape
     settings, say = settings or UmapSettings(), progress or silent
+    if pca_N2 is None and not count > LAID_OUT_WHOLE:
+        pca_N2 = pca_map(features_ND)
     if count < FEWEST_FOR_UMAP:
-        return pca_map(features_ND), {
+        return pca_N2, {
             "method": "pca",
             "why": f"fewer than {FEWEST_FOR_UMAP} images",
         }
@@ -106,7 +111,7 @@ def umap_map(
     from dino_core.gallery.layout import layout  # imports numba
 
     xy_N2 = layout(
-        graph, _parted(pca_map(features_ND)), settings.min_dist,
+        graph, _parted(pca_N2), settings.min_dist,
         on_epoch=lambda done, total: say(done, total, MESSAGE),
     )  # fmt: skip
     how = {"method": "umap", **asdict(settings), "n_neighbors": neighbors, "metric": "cosine"}
@@ -128,7 +133,7 @@ def _by_sample(
     chosen_S = np.sort(permutation(count, "map sample")[: min(SAMPLE, LAID_OUT_WHOLE)])
     sample_SD = np.ascontiguousarray(features_ND[chosen_S])
     k = min(settings.n_neighbors - 1, neighbor_rows_NK.shape[1])
-    graph = graph_of_all(sample_SD, k, say)
+    graph = approximate_graph(sample_SD, k, say)
     xy_S2, how = umap_map(sample_SD, graph.rows_NK, graph.scores_NK, say, settings)
     xy_N2 = np.full((count, 2), np.nan, np.float32)
     xy_N2[chosen_S] = xy_S2
