@@ -79,6 +79,20 @@ def plan_view(
     )
 
 
+def reduction(config: MultiCrop, height: int, width: int) -> int:
+    """By how much an image may be reduced so that no crop has to be enlarged for it: 1, 2, 4 or 8.
+
+    No box that is drawn has a shorter side than the least area at the most oblong ratio gives, or
+    than the image itself.
+    """
+    kinds = {config.size(view): config.scale(view) for view in range(config.views)}
+    room = min(
+        min(math.sqrt(height * width * low * RATIO[0]), height, width) / size
+        for size, (low, _) in kinds.items()
+    )
+    return next((factor for factor in (8, 4, 2) if room >= factor), 1)
+
+
 def _box(draws: Sequence[float], scale: Range, height: int, width: int) -> Box:
     """The rectangle of `torchvision.transforms.RandomResizedCrop`, with the same distribution.
 

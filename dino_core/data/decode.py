@@ -11,6 +11,8 @@ What is decided here, once, for training, galleries and apps alike:
   integers up to 65535 are taken for 16 bits, anything else is stretched from its least to its
   greatest value. What is not a number counts as 0.
 - CMYK is converted without a color profile, Adobe's inverted kind told apart by its marker.
+- JPEGs can be decoded at a half, a quarter or an eighth of their size where a caller asks for it
+  (`shrink`): far less work, other pixels than those of the whole image reduced afterwards.
 - A truncated file is bad: half a gray picture would teach a model gray halves.
 
 Nothing here is global or shared, so threads and forked workers may decode at once.
@@ -18,7 +20,7 @@ Nothing here is global or shared, so threads and forked workers may decode at on
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +35,9 @@ FORMATS = (
 )  # fmt: skip
 ORIENTATION = 0x0112  # the EXIF tag
 
+# (height, width) of an image -> 1, 2, 4 or 8; it is asked of the pixels as the file stores them.
+Shrink = Callable[[int, int], int]
+
 # Pillow warns about huge images and odd EXIF; the first is checked here, the second harmless.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -45,15 +50,18 @@ class BadImage(ValueError):
         self.reason = reason
 
 
-def decode_image(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(
+    data: bytes | Path, max_pixels: int = MAX_PIXELS, shrink: Shrink | None = None
+) -> np.ndarray:
     """Decode an image file or its bytes to RGB, uint8 [H, W, 3], writable and contiguous.
 
-    Raises `BadImage`, and nothing else, whatever the bytes are.
+    `shrink` says by how much a JPEG of some size may be reduced while it is decoded. Raises
+    `BadImage`, and nothing else, whatever the bytes are.
     """
     with as_bad_image():
         if isinstance(data, Path):
             data = read_file(data)
-        return _decode(data, max_pixels)
+        return _decode(data, max_pixels, shrink)
 
 
 @contextmanager
@@ -95,10 +103,14 @@ def looks_like_image(head: bytes) -> bool:
     return head[:2] == b"BM" and head[6:10] == bytes(4) and len(head) > 25
 
 
-def _decode(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode(data: bytes, max_pixels: int, shrink: Shrink | None) -> np.ndarray:
     if not data:
         raise BadImage("empty file")
     with open_checked(data, max_pixels) as image:
+        if shrink is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
+            factor = shrink(image.height, image.width)
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
         image.load()
         rgb = _to_rgb(image)
         # Pillow turns TIFFs while loading and then forgets the tag, so this comes after.

@@ -11,15 +11,17 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from dino_core.data.cache import alone, cache_folder
+from dino_core.data.decode import Shrink
 from dino_core.data.quarantine import Quarantined
 from dino_core.data.source import Source
-from dino_core.data.store import SPARE, PixelStore, Progress, judged_bytes, mapped, pour
+from dino_core.data.store import SPARE, PixelStore, Progress, down_to, judged_bytes, mapped, pour
 from dino_core.errors import UserError
 from dino_core.files import read_json, whole_folder, write_json
 
@@ -39,14 +41,16 @@ def cached_store(
 ) -> PixelStore:
     """All images of a source, reduced to `stored_size`, mapped from the cache; made where missing.
 
-    `say` hears where it lies. Raises `UserError` where the disk is too full, and as `pour` does.
+    With `draft` JPEGs are reduced while they are decoded, as far as that is possible. `say` hears
+    where the cache lies. Raises `UserError` where the disk is too full, and as `pour` does.
     """
+    shrink = partial(down_to, stored_size) if draft else None
     folder = cache_folder("pixels", source_digest(source, stored_size, draft))
     if not (folder / ABOUT).is_file():
         with alone(folder.with_suffix(".lock")):
             if not (folder / ABOUT).is_file():
                 _remove_leftovers(folder)
-                _make(folder, source, stored_size, threads, draft, tell)
+                _make(folder, source, stored_size, threads, shrink, tell)
                 say(f"keeps {len(source):,} reduced images in {folder}")
     return _opened(folder, source)
 
@@ -80,14 +84,14 @@ def _make(
     source: Source,
     stored_size: int,
     threads: int,
-    draft: bool,
+    shrink: Shrink | None,
     tell: Progress | None,
 ) -> None:
     images = np.arange(len(source))
-    _check_room(folder, int(SPARE * judged_bytes(source, images, stored_size)))
+    _check_room(folder, int(SPARE * judged_bytes(source, images, stored_size, shrink)))
     with whole_folder(folder) as aside:
         with open(aside / PIXELS, "wb") as file:
-            layout = pour(source, images, stored_size, FilePixels(file), threads, tell)
+            layout = pour(source, images, stored_size, FilePixels(file), threads, shrink, tell)
         quarantined = [asdict(item) for item in layout.pop("quarantined")]
         np.save(aside / PLACES, np.stack([layout[name] for name in ORDER]), allow_pickle=False)
         about = {"spec": source.spec, "channels": source.channels, "stored_size": stored_size}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dino_core.data.decode import BadImage
+from dino_core.data.decode import BadImage, Shrink
 from dino_core.data.source import Source, checked
 from dino_core.errors import UserError
 from dino_core.files import whole_file
@@ -24,21 +24,29 @@ class Quarantined:
     reason: str
 
 
-def safe_image(source: Source, i: int) -> tuple[np.ndarray, int, list[Quarantined]]:
+def safe_image(
+    source: Source, i: int, shrink: Shrink | None = None
+) -> tuple[np.ndarray, int, list[Quarantined]]:
     """Image `i`, or its replacement if it is bad: (uint8 [H, W, 3], its true index, what was bad).
+
+    `shrink` is as in `Source.shrunk`.
 
     The replacement depends on `i` and the length of the source alone: not on the epoch, the worker,
     or what was read before. Raises `UserError` when replacement after replacement is bad too.
     """
+
+    def read(i: int) -> np.ndarray:
+        return source.image(i) if shrink is None else source.shrunk(i, shrink)
+
     bad: list[Quarantined] = []
     i = checked(i, len(source))
     try:
-        return source.image(i), i, bad
+        return read(i), i, bad
     except BadImage as error:
         bad.append(Quarantined(source.ids[i], error.reason))
     for candidate in _replacements(i, len(source)):
         try:
-            return source.image(candidate), candidate, bad
+            return read(candidate), candidate, bad
         except BadImage as error:
             bad.append(Quarantined(source.ids[candidate], error.reason))
     raise UserError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, overload
 import numpy as np
 
 from dino_core.data.channels import decode_channels
-from dino_core.data.decode import decode_image
+from dino_core.data.decode import Shrink, decode_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +112,12 @@ class Source(ABC):
     def image(self, i: int) -> np.ndarray:
         """Image `i`, uint8 [H, W, channels], RGB where these are 3; raises `BadImage`."""
         return self.decode(self.read(i))
+
+    def shrunk(self, i: int, shrink: Shrink) -> np.ndarray:
+        """`image`, of a JPEG reduced while it is decoded, by 1, 2, 4 or 8 as `shrink` says."""
+        if self.channels == 3 and type(self).image is Source.image:
+            return decode_image(self.read(i), shrink=shrink)
+        return self.image(i)
 
     def decode(self, data: bytes) -> np.ndarray:
         """An image file's bytes as `image` gives them; raises `BadImage`."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from dino_core.data.decode import Shrink
 from dino_core.data.quarantine import Quarantined, safe_image
 from dino_core.data.source import Source
 from dino_core.errors import UserError
@@ -152,6 +153,7 @@ def fill(
     *,
     threads: int = 1,
     device: torch.device | None = None,
+    shrink: Shrink | None = None,
     tell: Progress | None = None,
 ) -> PixelStore:
     """Decode `images` (int64 [n]) of a source into the memory of a device (default: the CPU's).
@@ -159,9 +161,9 @@ def fill(
     Raises `UserError` where the memory is too small or replacement after replacement is bad.
     """
     images = np.unique(images)
-    capacity = int(SPARE * judged_bytes(source, images, stored_size))
+    capacity = int(SPARE * judged_bytes(source, images, stored_size, shrink))
     sink = MemoryPixels(capacity, device or torch.device("cpu"))
-    layout = pour(source, images, stored_size, sink, threads, tell)
+    layout = pour(source, images, stored_size, sink, threads, shrink, tell)
     return PixelStore(pixels=sink.finish(), images=images, channels=source.channels, **layout)
 
 
@@ -171,12 +173,13 @@ def pour(
     stored_size: int,
     sink: PixelSink,
     threads: int,
+    shrink: Shrink | None,
     tell: Progress | None,
 ) -> dict[str, Any]:
     """Decode `images` into `sink`; returns the fields of a store that say where each lies."""
     shapes = np.empty((len(images), 2), np.int64)
     quarantined: list[Quarantined] = []
-    for row, (pixels, bad) in enumerate(_decoded(source, images, stored_size, threads)):
+    for row, (pixels, bad) in enumerate(_decoded(source, images, stored_size, threads, shrink)):
         sink.append(pixels)
         shapes[row] = pixels.shape[:2]
         quarantined += bad
@@ -192,14 +195,14 @@ def pour(
 
 
 def _decoded(
-    source: Source, images: np.ndarray, stored_size: int, threads: int
+    source: Source, images: np.ndarray, stored_size: int, threads: int, shrink: Shrink | None
 ) -> Iterator[tuple[np.ndarray, list[Quarantined]]]:
     """Images in order, decoded by threads (decoding and resizing let go of Python's lock)."""
     with ThreadPoolExecutor(threads) as pool:
         running: deque[Future[tuple[np.ndarray, list[Quarantined]]]] = deque()
         try:
             for i in images.tolist():
-                running.append(pool.submit(stored_image, source, i, stored_size))
+                running.append(pool.submit(stored_image, source, i, stored_size, shrink))
                 if len(running) > 4 * threads:
                     yield running.popleft().result()
             while running:
@@ -209,10 +212,17 @@ def _decoded(
                 job.cancel()
 
 
-def stored_image(source: Source, i: int, stored_size: int) -> tuple[np.ndarray, list[Quarantined]]:
+def stored_image(
+    source: Source, i: int, stored_size: int, shrink: Shrink | None = None
+) -> tuple[np.ndarray, list[Quarantined]]:
     """Image `i` or its replacement as a store has it, and what was bad; raises `UserError`."""
-    pixels, _, bad = safe_image(source, i)
+    pixels, _, bad = safe_image(source, i, shrink)
     return reduced(pixels, stored_size), bad
+
+
+def down_to(short_side: int, height: int, width: int) -> int:
+    """How far a JPEG may be reduced while it is decoded if this short side is wanted: 1 to 8."""
+    return next((k for k in (8, 4, 2) if min(height, width) // k >= short_side), 1)
 
 
 def reduced(pixels: np.ndarray, short_side: int) -> np.ndarray:
@@ -227,10 +237,12 @@ def reduced(pixels: np.ndarray, short_side: int) -> np.ndarray:
     return np.ascontiguousarray(smaller_CHW.permute(1, 2, 0).numpy())
 
 
-def judged_bytes(source: Source, images: np.ndarray, stored_size: int) -> int:
+def judged_bytes(
+    source: Source, images: np.ndarray, stored_size: int, shrink: Shrink | None = None
+) -> int:
     """About how many bytes the pixels of `images` take, from the sizes of a few of them."""
     if not len(images):
         return 0
     looked_at = images[np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)]
-    sizes = [stored_image(source, int(i), stored_size)[0].size for i in looked_at]
+    sizes = [stored_image(source, int(i), stored_size, shrink)[0].size for i in looked_at]
     return int(np.mean(sizes) * len(images))

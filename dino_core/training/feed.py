@@ -12,6 +12,7 @@ by its step alone, so a run can start at any step. Two ways lead to the same vie
 import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,8 +32,10 @@ from dino_core.augment import (
     photometric,
     plan_batch,
 )
+from dino_core.augment.plan import reduction
 from dino_core.data import Quarantined, Source, batch_indices, epoch_order
-from dino_core.data.store import PixelStore, stored_image
+from dino_core.data.decode import Shrink
+from dino_core.data.store import PixelStore, down_to, stored_image
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo
 from dino_core.training.recipe import Recipe
@@ -87,10 +90,11 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class FromSource:
-    """Decoded each time, and reduced to `stored_size` where that is given."""
+    """Decoded each time, by `shrink` smaller, and reduced to `stored_size` where that is given."""
 
     source: Source
     stored_size: int = 0
+    shrink: Shrink | None = None
 
     @property
     def channels(self) -> int:
@@ -100,7 +104,7 @@ class FromSource:
         return len(self.source)
 
     def load(self, i: int) -> tuple[np.ndarray, list[Quarantined]]:
-        return stored_image(self.source, i, self.stored_size)
+        return stored_image(self.source, i, self.stored_size, self.shrink)
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,7 @@ def feed(
     (`contextlib.closing`): its workers end with it, and a worker that is left behind holds every
     pipe and file that the process had open when it was forked.
     """
-    pictures: Pictures = FromSource(source, recipe.feed.stored_size)
+    pictures: Pictures = FromSource(source, recipe.feed.stored_size, shrink_of(recipe))
     if store is not None:
         pictures = FromStore(store)
     dataset = ViewDataset(pictures, recipe.crops, recipe.seed)
@@ -296,6 +300,14 @@ def resident_feed(
     dataset = PlanDataset(store, recipe.crops, recipe.seed)
     for batch in _loader(dataset, StepSampler(images, recipe, steps), workers, pin):
         yield replace(batch, pixels=store.pixels)
+
+
+def shrink_of(recipe: Recipe) -> Shrink | None:
+    """How far JPEGs may be reduced while they are decoded: never below what crops need."""
+    if not recipe.feed.draft:
+        return None
+    stored = recipe.feed.stored_size
+    return partial(down_to, stored) if stored else partial(reduction, recipe.crops)
 
 
 def _loader(

@@ -20,7 +20,7 @@ from dino_core.data import Source
 from dino_core.data.pixel_cache import cached_store
 from dino_core.data.store import SPARE, PixelStore, fill, judged_bytes
 from dino_core.errors import UserError
-from dino_core.training.feed import Batch, feed, resident_feed
+from dino_core.training.feed import Batch, feed, resident_feed, shrink_of
 from dino_core.training.recipe import Recipe
 
 SHARE = 0.4  # of the GPU's free memory that images may take
@@ -49,7 +49,7 @@ def decided(recipe: Recipe, source: Source, images: np.ndarray, device: torch.de
 
 
 def _needed(recipe: Recipe, source: Source, images: np.ndarray) -> int:
-    return int(SPARE * judged_bytes(source, images, recipe.feed.stored_size))
+    return int(SPARE * judged_bytes(source, images, recipe.feed.stored_size, shrink_of(recipe)))
 
 
 def _room(device: torch.device) -> int:
@@ -92,6 +92,7 @@ class Feed:
                 self.source,
                 settings.stored_size,
                 threads=self._threads(),
+                draft=settings.draft,
                 tell=spoken(self.say, "the cache"),
                 say=self.say,
             )
@@ -116,6 +117,7 @@ class Feed:
                 self.recipe.feed.stored_size,
                 threads=self._threads(),
                 device=where,
+                shrink=shrink_of(self.recipe),
                 tell=spoken(self.say, f"the memory of {where}"),
             )
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from dino_core.augment import MultiCrop, ViewPlan, plan_view, plan_views
-from dino_core.augment.plan import JITTER, RATIO, TRIES, _box
+from dino_core.augment.plan import JITTER, RATIO, TRIES, _box, reduction
 
 CONFIG = MultiCrop()
 SIDES = st.integers(1, 3000)
@@ -74,6 +74,22 @@ def test_boxes_lie_inside_the_image(height: int, width: int, index: int) -> None
         box = plan.box
         assert box.height >= 1 and box.width >= 1 and box.top >= 0 and box.left >= 0
         assert box.top + box.height <= height and box.left + box.width <= width
+
+
+@given(height=st.integers(1, 6000), width=st.integers(1, 6000), index=st.integers(0, 10**6))
+def test_a_reduced_image_still_holds_every_crop(height: int, width: int, index: int) -> None:
+    factor = reduction(CONFIG, height, width)
+    assert factor in (1, 2, 4, 8)
+    if factor > 1:  # as libjpeg rounds
+        reduced = {"height": -(-height // factor), "width": -(-width // factor)}
+        for plan in plan_views(CONFIG, 0, 0, index, **reduced):
+            assert min(plan.box.height, plan.box.width) >= plan.size - 1  # boxes are rounded
+
+
+def test_how_far_photos_are_reduced() -> None:
+    sizes = [(375, 500), (1200, 1600), (3000, 4000), (6000, 8000), (300, 9000)]
+    assert [reduction(CONFIG, *size) for size in sizes] == [1, 2, 4, 8, 1]
+    assert reduction(MultiCrop(local_count=0), 3000, 4000) == 8
 
 
 def test_boxes_keep_to_scale_and_ratio(many: list[list[ViewPlan]]) -> None:

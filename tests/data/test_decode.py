@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from dino_core.data import BadImage, decode_image
+from dino_core.data import BadImage, decode_image, open_source
 from dino_core.data.decode import looks_like_image
 
 CORNERS = np.zeros((12, 20, 3), np.uint8)  # each quarter its own color: any turn shows
@@ -327,3 +327,31 @@ def test_300_mutated_files_of_every_kind():
     rng = np.random.default_rng(1)
     outcomes = [outcome(mutated(data, rng)) for data in SAMPLES for _ in range(300)]
     assert {"image", "bad"} == set(outcomes)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_jpegs_are_reduced_while_decoded(mode, factor):
+    """As if decoded whole and averaged; CMYK and other formats stay as they are."""
+    picture = Image.fromarray(open_source("scenes:1").image(0)).resize((250, 133)).convert(mode)
+    files = {kind: io.BytesIO() for kind in ("JPEG", "PNG")}
+    picture.save(files["JPEG"], "JPEG", quality=95)
+    whole = decode_image(files["JPEG"].getvalue())
+    asked = []
+
+    def shrink(height, width):
+        asked.append((height, width))
+        return factor
+
+    small = decode_image(files["JPEG"].getvalue(), shrink=shrink)
+    if mode == "CMYK":
+        assert np.array_equal(small, whole) and asked == []
+        return
+    assert asked == [(133, 250)]
+    assert small.shape == (-(-133 // factor), -(-250 // factor), 3)
+    inside = small[: 133 // factor, : 250 // factor].astype(float)
+    height, width = inside.shape[:2]
+    blocks = whole[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    assert np.abs(inside - blocks.mean((1, 3))).mean() < 2.5
+    picture.save(files["PNG"], "PNG")
+    assert decode_image(files["PNG"].getvalue(), shrink=shrink).shape == (133, 250, 3)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dino_core.augment import PhotometricBatch, crop_views, plan_views
 from dino_core.data import Source, open_source, safe_image
@@ -14,7 +15,7 @@ from dino_core.data.store import fill
 from dino_core.errors import UserError
 from dino_core.training import FeedConfig, Recipe, train
 from dino_core.training import resident as resident_module
-from dino_core.training.feed import Batch, feed, resident_feed
+from dino_core.training.feed import Batch, feed, resident_feed, shrink_of
 from dino_core.training.prefetch import prepared
 from dino_core.training.resident import Feed, decided
 
@@ -235,3 +236,34 @@ def test_a_gpu_prepares_the_same_views_ahead(source, images, tiny):
                 assert ours.device.type == "cuda"
                 limit = TOLERANCE / min(info.std) + 1e-4
                 assert (ours.cpu() - theirs).abs().max() <= limit
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Source:
+    """Eight JPEGs of 400 x 300 px, so large that crops of 32 and 16 px need an eighth or less."""
+    folder = tmp_path_factory.mktemp("photographs")
+    scenes = open_source("scenes:8")
+    for i in range(8):
+        picture = Image.fromarray(scenes.image(i)).resize((400, 300), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{i}.jpg", quality=95)
+    return open_source(folder)
+
+
+@pytest.mark.parametrize("stored_size", [0, 60])
+def test_drafts_are_close_and_never_smaller_than_crops_need(photographs, tiny, stored_size):
+    """Boxes are rounded to other pixels, so that edges move a little."""
+    images = np.arange(8)
+    whole = replace(unjittered(tiny), feed=FeedConfig(stored_size=stored_size))
+    draft = replace(whole, feed=replace(whole.feed, draft=True))
+    shrink = shrink_of(draft)
+    assert shrink_of(whole) is None and shrink(300, 400) == 4
+    (ours,) = feed(photographs, images, draft, [0], 0, pin=False)
+    (theirs,) = feed(photographs, images, whole, [0], 0, pin=False)
+    for a, b in zip(ours.crops, theirs.crops, strict=True):
+        difference = (a.int() - b.int()).abs().float()
+        assert 0 < difference.mean() < 6
+    loaded = Feed(
+        photographs, images, replace(draft, feed=replace(draft.feed, resident="always")), CPU, 0
+    )
+    (kept,) = loaded.batches([0])
+    assert same(kept, ours)
