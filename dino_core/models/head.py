@@ -61,7 +61,8 @@ class Prototypes(nn.Module):
     def forward(self, x_BD: Tensor) -> Tensor:
         """[B, in_dim] to [B, out_dim]."""
         with torch.autocast(x_BD.device.type, enabled=False):
-            weight_KD = self.weight_g * F.normalize(self.weight_v, dim=-1)
+            # One kernel in either direction; written out, `v / |v|` takes five passes backwards.
+            weight_KD = torch._weight_norm(self.weight_v, self.weight_g, 0)
         return F.linear(x_BD, weight_KD)
 
 

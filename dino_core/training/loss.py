@@ -7,8 +7,11 @@ Shapes: B images, V views (the first two global), K prototypes. Logits are view-
 v*B .. (v+1)*B - 1 belong to view v.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -23,21 +26,59 @@ def dino_loss(student_NK: Tensor, targets_NK: Tensor, student_temperature: float
     `student_NK` [V*B, K] are raw logits, `targets_NK` [2*B, K] from `teacher_targets`. All targets
     of one student view are summed first, since cross-entropy is linear in its target:
     sum_q H(q, s) = w logsumexp(s) - <sum_q q, s>, w the number of targets. One log-sum-exp per view
-    takes the place of 2 (V - 1) log-softmaxes. Returns a float32 scalar.
+    takes the place of 2 (V - 1) log-softmaxes. View by view, in both directions, so that logits of
+    half precision never stand in memory as float32. Returns a float32 scalar.
+    """
+    loss: Tensor = _DinoLoss.apply(student_NK, targets_NK, student_temperature)
+    return loss
+
+
+class _DinoLoss(torch.autograd.Function):
+    """The loss and its gradient, d/ds = (w softmax(s / T) - sum_q q) / T, per pair."""
+
+    @staticmethod
+    def forward(context: Any, student_NK: Tensor, targets_NK: Tensor, temperature: float) -> Tensor:
+        batch = len(targets_NK) // 2
+        views = len(student_NK) // batch
+        pairs = batch * 2 * (views - 1)
+        total = student_NK.new_zeros((), dtype=torch.float32)
+        logsumexps = []
+        for v, logits_BK in enumerate(student_NK.split(batch)):
+            target_BK, weight = _target(targets_NK, v)
+            scaled_BK = logits_BK.float() / temperature
+            logsumexp_B1 = torch.logsumexp(scaled_BK, dim=-1, keepdim=True)
+            total += weight * logsumexp_B1.sum() - torch.dot(
+                target_BK.flatten(), scaled_BK.flatten()
+            )
+            logsumexps.append(logsumexp_B1)
+        context.save_for_backward(student_NK, targets_NK, *logsumexps)
+        context.temperature, context.pairs = temperature, pairs
+        return total / pairs
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        student_NK, targets_NK, *logsumexps = context.saved_tensors
+        gradient_NK = torch.empty_like(student_NK)
+        batch = len(targets_NK) // 2
+        share = gradient / (context.pairs * context.temperature)
+        parts = zip(student_NK.split(batch), gradient_NK.split(batch), logsumexps, strict=True)
+        for v, (logits_BK, into_BK, logsumexp_B1) in enumerate(parts):
+            target_BK, weight = _target(targets_NK, v)
+            change_BK = (logits_BK.float() / context.temperature).sub_(logsumexp_B1).exp_()
+            into_BK.copy_(change_BK.mul_(weight).sub_(target_BK).mul_(share))
+        return gradient_NK, None, None
+
+
+def _target(targets_NK: Tensor, view: int) -> tuple[Tensor, int]:
+    """The sum of the targets [B, K] that teach a student's view, and their number.
+
+    View 0 is taught by the teacher's view 1 and the other way round; local views by both.
     """
     q0_BK, q1_BK = targets_NK.chunk(2)
-    student_NK = student_NK.float() / student_temperature
-    batch = len(q0_BK)
-    views = len(student_NK) // batch
-    logsumexp_VB = torch.logsumexp(student_NK, dim=-1).view(views, batch)
-    student_VBK = student_NK.view(views, batch, -1)
-
-    # View 0 is taught by the teacher's view 1 and the other way round; local views by both.
-    total = (logsumexp_VB[0] + logsumexp_VB[1]).sum() + 2 * logsumexp_VB[2:].sum()
-    total = total - (q1_BK * student_VBK[0]).sum() - (q0_BK * student_VBK[1]).sum()
-    if views > 2:
-        total = total - ((q0_BK + q1_BK) * student_VBK[2:].sum(dim=0)).sum()
-    return total / (batch * 2 * (views - 1))
+    if view < 2:
+        return (q1_BK, q0_BK)[view], 1
+    return q0_BK + q1_BK, 2
 
 
 def dino_loss_plain(

@@ -8,16 +8,25 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dino_core.models import Backbone, ProjectionHead, create_backbone
+from dino_core.models.packed import can_pack, class_tokens, compiled_block
 from dino_core.training.recipe import BackboneConfig, HeadConfig
 
 
 class Network(nn.Module):
-    """Backbone and head: views of one size share a backbone pass, all views one head pass."""
+    """Backbone and head: all views share one pass through a plain ViT, and one head pass.
+
+    Other backbones take a pass for each size of views. `residual` is the dtype of a ViT's stream
+    under mixed precision, and `compiled` whether its blocks run compiled.
+    """
+
+    residual = torch.float32
+    compiled = False
 
     def __init__(self, backbone: Backbone, head: ProjectionHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.packed = can_pack(backbone)
 
     def forward(self, groups: Sequence[Tensor]) -> Tensor:
         """Logits float [N, K] for groups of views, each [n_i, C, S_i, S_i] of its own size S_i."""
@@ -25,7 +34,10 @@ class Network(nn.Module):
 
     def features(self, groups: Sequence[Tensor]) -> Tensor:
         """The backbone's features [N, D] for groups of views, in their order."""
-        return torch.cat([self.backbone(views) for views in groups])
+        if not self.packed:
+            return torch.cat([self.backbone(views) for views in groups])
+        run = compiled_block() if self.compiled else None
+        return class_tokens(self.backbone, groups, self.residual, run)  # type: ignore[arg-type]
 
     def published_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters under the names of the published checkpoints."""

@@ -90,9 +90,9 @@ def ema_update(
     """
     theirs = [p.detach() for p in student.parameters()]
     ours = [p.detach() for p in teacher.parameters()]
-    if finite is None:
-        torch._foreach_mul_(ours, momentum)
-        torch._foreach_add_(ours, theirs, alpha=1 - momentum)
+    if finite is None or finite.device.type == "cpu":  # where looking costs nothing: one pass
+        if finite is None or finite:
+            torch._foreach_lerp_(ours, theirs, 1 - momentum)
         return
     one, nothing = torch.ones_like(finite, dtype=torch.float32), torch.zeros_like(finite).float()
     torch._foreach_mul_(ours, torch.where(finite, momentum * one, one))
