@@ -91,6 +91,7 @@ def _measured(
     files = ViewDataset(FromSource(source, stored_size), crops, seed=0)
     memory = ViewDataset(FromStore(store), crops, seed=0)
     contenders: dict[str, Callable[[], object]] = {
+        "worker": lambda: files.__getitems__(keys),
         "plain": lambda: plain_views(source, chosen, crops),
         "files": lambda: made(files.__getitems__(keys)),
         "memory": lambda: made(memory.__getitems__(keys)),
@@ -109,18 +110,17 @@ def _measured(
     seconds = in_alternation(contenders, rounds, device=device)
     described = _notes(source, crops, stored_size, device)
     results = []
-    for name in ("files", "memory", "resident"):
+    for name in NAMES:
         if name in seconds:
-            spent = median(seconds[name])
-            decoding = ratio(seconds["decoding"], seconds[name])
+            spent, decodes = median(seconds[name]), name in ("worker", "files")
             results.append(
                 Measured(
                     name=NAMES[name],
                     hardware=hardware(device),
                     images_per_second=len(chosen) / spent,
                     ratio_to_plain=ratio(seconds["plain"], seconds[name]),
-                    share_of_limit=decoding if name == "files" else None,
-                    limit="decoding the files and nothing else" if name == "files" else "",
+                    share_of_limit=ratio(seconds["decoding"], seconds[name]) if decodes else None,
+                    limit="decoding the files and nothing else" if decodes else "",
                     phases=phases(source, chosen, crops, device) if name == "files" else {},
                     notes=described,
                 )
@@ -129,6 +129,7 @@ def _measured(
 
 
 NAMES = {
+    "worker": "feed: JPEG files to crops, all that a GPU leaves to one core",
     "files": "feed: JPEG files to views, one core",
     "memory": "feed: decoded images in memory to views, one core",
     "resident": "feed: images on the GPU to views, planned on one core",

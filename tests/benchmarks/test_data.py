@@ -26,11 +26,12 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_way_is_measured(jpegs: Path) -> None:
     threads = torch.get_num_threads()
     results = measure(str(jpegs), images=3, crops=SMALL, device="cpu", rounds=1)
-    assert [result.name.split(":")[0] for result in results] == ["feed", "feed"]
-    files, memory = results
+    assert [result.name.split(":")[0] for result in results] == ["feed"] * 3
+    worker, files, memory = results
     for result in results:
         assert result.images_per_second and result.ratio_to_plain
     assert files.share_of_limit is not None and 0 < files.share_of_limit <= 1.5
+    assert worker.limit == files.limit != "" and not worker.phases
     assert set(files.phases) == {"read", "decode", "plan", "crop", "copy", "photometric"}
     assert memory.limit == "" and "2 x 32 px and 2 x 16 px" in files.notes[0]
     assert asdict(files) == files.as_dict() and torch.get_num_threads() == threads
