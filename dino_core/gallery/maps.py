@@ -93,15 +93,11 @@ def umap_map(
     """
     count, held = neighbor_rows_NK.shape
     settings, say = settings or UmapSettings(), progress or silent
-    if pca_N2 is None and not count > LAID_OUT_WHOLE:
-        pca_N2 = pca_map(features_ND)
-    if count < FEWEST_FOR_UMAP:
-        return pca_N2, {
-            "method": "pca",
-            "why": f"fewer than {FEWEST_FOR_UMAP} images",
-        }
     if count > LAID_OUT_WHOLE:
         return _by_sample(features_ND, neighbor_rows_NK, neighbor_scores_NK, say, settings)
+    start_N2 = pca_map(features_ND) if pca_N2 is None else pca_N2
+    if count < FEWEST_FOR_UMAP:
+        return start_N2, {"method": "pca", "why": f"fewer than {FEWEST_FOR_UMAP} images"}
     neighbors = min(settings.n_neighbors, held + 1)
     say(0, 1, MESSAGE)
     graph = fuzzy_graph(
@@ -111,7 +107,7 @@ def umap_map(
     from dino_core.gallery.layout import layout  # imports numba
 
     xy_N2 = layout(
-        graph, _parted(pca_N2), settings.min_dist,
+        graph, _parted(start_N2), settings.min_dist,
         on_epoch=lambda done, total: say(done, total, MESSAGE),
     )  # fmt: skip
     how = {"method": "umap", **asdict(settings), "n_neighbors": neighbors, "metric": "cosine"}
