@@ -8,7 +8,7 @@ from torchvision import transforms
 
 from dino_core.errors import UserError
 from dino_core.models import ModelInfo
-from dino_core.models.preprocess import normalize, preprocess, resize_side
+from dino_core.models.preprocess import normalize, normalized, preprocess, resize_side
 
 INFO = ModelInfo("vit_small_patch16_224", 16, 224)
 
@@ -64,3 +64,18 @@ def test_normalize_keeps_the_size_and_the_image():
 def test_other_channels_are_refused(shape):
     with pytest.raises(UserError, match="for a model of 3 channels"):
         normalize(np.zeros(shape, np.uint8), INFO)
+
+
+@pytest.mark.parametrize("channels", [3, 2])
+def test_a_batch_is_normalized_to_the_same_bits(channels):
+    info = ModelInfo(
+        "vit_tiny_patch16_224",
+        8,
+        16,
+        channels,
+        (0.4, 0.5, 0.6)[:channels],
+        (0.1, 0.2, 0.3)[:channels],
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, channels), dtype=np.uint8)
+    alone = torch.stack([normalize(image, info) for image in images])
+    assert torch.equal(normalized(torch.from_numpy(images), info), alone)
