@@ -1,7 +1,7 @@
 """Maps: every image of a gallery as a point in the plane, near to those that are like it.
 
 A map reads the gallery's stored neighbor graph and finds no neighbors of its own, but for one
-case: beyond 200,000 images a sample is laid out, and has a graph of its own.
+case: beyond 200,000 images a sample is laid out, and has an approximate graph of its own.
 
 Shapes: N images, D dimensions, K neighbors, S images in a sample.
 """
@@ -139,7 +139,8 @@ def _by_sample(
         part = lost[start : start + CHUNK]
         found = nearest(sample_SD, features_ND[part], PLACING_NEIGHBORS)
         xy_N2[part] = place(xy_S2, *found)
-    return xy_N2, how | {"laid_out": len(chosen_S), "placed": count - len(chosen_S)}
+    how |= {"laid_out": len(chosen_S), "placed": count - len(chosen_S)}
+    return xy_N2, how | {"recall": graph.how["recall"]}
 
 
 def place_rest(

@@ -114,6 +114,7 @@ def test_of_many_images_a_sample_is_laid_out_and_the_rest_placed(
     told: list[str] = []
     found, how = umap_map(features, *graph, lambda done, total, message: told.append(message))
     assert (how["laid_out"], how["placed"], how["n_neighbors"]) == (60, 120, 13)
+    assert 0.9 < how["recall"] <= 1  # of the sample's own graph
     assert {"Drawing the map", "Placing the rest on the map"} <= set(told)
     assert np.isfinite(found).all()
     centers = found.reshape(3, 60, 2).mean(1)
