@@ -80,21 +80,39 @@ def wait_for(device: torch.device | None) -> None:
 class Phases:
     """A stopwatch for the parts of a step: milliseconds by name, summed over `with` blocks.
 
-    On a GPU every part waits for the device, so phases add up but run slower than the whole.
+    A phase inside another counts for itself alone. On a GPU every part waits for the device, so
+    phases add up but run slower than the whole.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device
         self.milliseconds: dict[str, float] = {}
+        self._outer: list[str] = []
+        self._since = 0.0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        wait_for(self.device)
-        start = time.perf_counter()
+        self.enter(name)
         yield
+        self.leave()
+
+    def enter(self, name: str) -> None:
+        self._turn()
+        self._outer.append(name)
+
+    def leave(self) -> None:
+        self._turn()
+        self._outer.pop()
+
+    def _turn(self) -> None:
+        """Count the time since the last turn for the phase that is on."""
         wait_for(self.device)
-        spent = 1000 * (time.perf_counter() - start)
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
+        now = time.perf_counter()
+        if self._outer:
+            name = self._outer[-1]
+            spent = 1000 * (now - self._since)
+            self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
+        self._since = now
 
     def per(self, count: int) -> dict[str, float]:
         """Milliseconds by name for each of `count` steps or images."""

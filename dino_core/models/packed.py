@@ -124,7 +124,8 @@ def _attention(attn: Any, x_TD: Tensor, sizes: Sizes) -> Tensor:
     mixed = []
     for part, (images, tokens) in zip(qkv_T3D.split(_lengths(sizes)), sizes, strict=True):
         qkv_3BHNE = part.view(images, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed.append(_mix(*qkv_3BHNE.unbind(0), attn.scale))
+        q_BHNE, k_BHNE, v_BHNE = qkv_3BHNE.unbind(0)
+        mixed.append(_mix(q_BHNE, k_BHNE, v_BHNE, attn.scale))
     return _linear(torch.cat(mixed), attn.proj.weight, attn.proj.bias)
 
 
@@ -142,7 +143,8 @@ def _class_attention(attn: Any, x_TD: Tensor, sizes: Sizes) -> Tensor:
     for (kv, q_BD), (images, tokens) in zip(parts, sizes, strict=True):
         kv_2BHNE = kv.view(images, tokens, 2, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         q_BH1E = q_BD.view(images, 1, attn.num_heads, -1).transpose(1, 2)
-        mixed.append(_mix(q_BH1E, *kv_2BHNE.unbind(0), attn.scale))
+        k_BHNE, v_BHNE = kv_2BHNE.unbind(0)
+        mixed.append(_mix(q_BH1E, k_BHNE, v_BHNE, attn.scale))
     return _linear(torch.cat(mixed), attn.proj.weight, attn.proj.bias)
 
 

@@ -1,5 +1,7 @@
 """A fresh training state, made from a recipe alone."""
 
+import importlib.util
+
 import torch
 
 from dino_core.rng import torch_seed
@@ -27,3 +29,10 @@ def create_state(recipe: Recipe, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         caller=parallel(student, device),
     )
+
+
+def _compiles(recipe: Recipe, device: torch.device) -> bool:
+    """Whether blocks run compiled; on CUDA that takes Triton, which not every system has."""
+    if recipe.compile == "auto":
+        return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return recipe.compile == "on"

@@ -8,8 +8,8 @@ or gradients are not finite, in any process, changes nothing in any; that is dec
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,12 @@ from dino_core.training.recipe import Precision, Recipe
 from dino_core.training.schedules import cosine_schedule, teacher_temperature
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Phase = Callable[[str], AbstractContextManager[None]]  # what a benchmark times the parts with
+
+
+def _untimed(_name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass
@@ -141,12 +147,16 @@ class Schedules:
 
 
 def train_step(
-    state: TrainState, micro_batches: Iterable[Sequence[Tensor]], settings: StepSettings
+    state: TrainState,
+    micro_batches: Iterable[Sequence[Tensor]],
+    settings: StepSettings,
+    phase: Phase = _untimed,
 ) -> StepMetrics:
     """Do one optimizer step in place.
 
     `micro_batches` yields `settings.accumulate` batches; each is a list of groups of normalized
     views, float [n_i, C, S_i, S_i], view-major, the first group being the two global views.
+    `phase(name)` is entered for each part of the step, by whoever wants to time it.
     """
     _set_rates(state.optimizer, settings)
     torch.manual_seed(settings.seed)
@@ -157,29 +167,35 @@ def train_step(
     losses, teacher_sum, rows = [], torch.zeros_like(state.center), 0
     for i, groups in enumerate(micro_batches, start=1):
         last = i == settings.accumulate
-        with mixed_precision(state.center.device, settings.precision), torch.no_grad():
+        autocast = mixed_precision(state.center.device, settings.precision)
+        with phase("teacher"), autocast, torch.no_grad():
             features_ND = state.teacher.features(groups[:1])
             teacher_NK = state.teacher.head(features_ND).float()
         targets_NK = teacher_targets(teacher_NK, state.center, settings.teacher_temp)
         with nullcontext() if last else without_sync(student):
-            with mixed_precision(state.center.device, settings.precision):
+            with phase("student"), mixed_precision(state.center.device, settings.precision):
                 student_NK = student(groups)
-            loss = dino_loss(student_NK, targets_NK, settings.student_temp)
-            state.scaler.scale(loss / settings.accumulate).backward()
+            with phase("loss"):
+                loss = dino_loss(student_NK, targets_NK, settings.student_temp)
+            with phase("backward"):
+                state.scaler.scale(loss / settings.accumulate).backward()
         losses.append(loss.detach())
         teacher_sum += teacher_NK.sum(dim=0, keepdim=True)
         rows += len(teacher_NK)
         if watch:
             watch.add(targets_NK, features_ND)
 
-    state.scaler.unscale_(state.optimizer)
-    grad_norm = clip_per_tensor(state.student.parameters(), settings.clip_grad)
-    _freeze(state.student, settings)
+    with phase("clip"):
+        state.scaler.unscale_(state.optimizer)
+        grad_norm = clip_per_tensor(state.student.parameters(), settings.clip_grad)
+        _freeze(state.student, settings)
     loss = averaged(torch.stack(losses).mean())
     finite = true_everywhere(loss.isfinite() & grad_norm.isfinite())
-    step_if(state.optimizer, finite)
-    state.scaler.update()
-    ema_update(state.teacher, state.student, settings.momentum, finite)
+    with phase("optimizer"):
+        step_if(state.optimizer, finite)
+        state.scaler.update()
+    with phase("EMA"):
+        ema_update(state.teacher, state.student, settings.momentum, finite)
     _keep_unless(finite, before)
     everywhere = summed(torch.cat([teacher_sum.flatten(), teacher_sum.new_tensor([float(rows)])]))
     center = updated_center(

@@ -29,6 +29,16 @@ def test_phases_add_up_by_name() -> None:
     assert phases.per(2)["sleep"] >= 10
 
 
+def test_a_phase_inside_another_counts_for_itself_alone() -> None:
+    phases = Phases()
+    with phases("outer"):
+        with phases("inner"):
+            time.sleep(0.05)
+        time.sleep(0.005)
+    assert phases.milliseconds["inner"] >= 50
+    assert 5 <= phases.milliseconds["outer"] < 50
+
+
 def test_a_report_says_what_was_measured_and_nothing_else() -> None:
     measured = Measured(
         name="train vit", hardware="a box", images_per_second=1234.5, ratio_to_plain=2.5,
