@@ -4,13 +4,16 @@
     python scripts/embed.py --model runs/mine --data scenes --out galleries/scenes
 
     python scripts/embed.py --data photos/ --out galleries/photos --umap.min-dist 0.5
+    torchrun --nproc-per-node=8 scripts/embed.py --data photos/ --out galleries/photos
 
-Stopped or killed, the same command goes on where it was. Look at the result with
+Under torchrun each process (each GPU) computes a share of the features. Stopped or killed, the same
+command goes on where it was, with as many processes as it then has. Look at the result with
 `streamlit run apps/explorer.py -- --gallery galleries/photos`.
 """
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +26,14 @@ from dino_core.errors import quiet_while_importing
 if __name__ == "__main__":
     quiet_while_importing()
 
+from dino_core import distributed
 from dino_core.data import open_source, require_readable
 from dino_core.errors import command
-from dino_core.gallery import UmapSettings, build
+from dino_core.gallery import UmapSettings, build, help_build
 from dino_core.gallery.manifest import how_made
 from dino_core.gallery.progress import bars
-from dino_core.models import load_model
+from dino_core.models import device_of, load_model
+from dino_core.training.parallel import agreed, own_device, process_group
 
 
 @dataclass
@@ -61,14 +66,20 @@ class Embed:
 
 @command
 def main() -> None:
-    args = tyro.cli(Embed, description=__doc__)
+    args = tyro.cli(Embed, description=__doc__, console_outputs=distributed.is_main())
     source = open_source(args.data)
     require_readable(source)
-    model = load_model(args.model, device=args.device)
-    with bars() as progress:
+    model = load_model(args.model, device=str(own_device(device_of(args.device))))
+    cpu = device_of("cpu")  # what the processes tell each other is small
+    with process_group(cpu, "gallery"), bars() as progress:
+        agree = partial(agreed, device=cpu) if distributed.world_size() > 1 else None
+        how = {"kind": args.kind, "batch_size": args.batch_size, "workers": args.workers}
+        if agree is not None and not distributed.is_main():
+            help_build(model, source, args.out, agree, **how)
+            return
         gallery = build(
-            model, source, args.out, kind=args.kind, batch_size=args.batch_size,
-            workers=args.workers, progress=progress, maps=args.maps, umap=args.umap, redo=args.redo,
+            model, source, args.out, **how,
+            progress=progress, maps=args.maps, umap=args.umap, redo=args.redo, agree=agree,
         )  # fmt: skip
     print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
     if gallery.info.quarantined:

@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dino_core.gallery.building import build, draw_map
+    from dino_core.gallery.building import build, draw_map, help_build
     from dino_core.gallery.features import Features, embed, features_of
     from dino_core.gallery.jobs import build_status, start_build, stop_build
     from dino_core.gallery.listing import GalleryEntry, list_galleries
@@ -40,6 +40,7 @@ _HOME = {
     "draw_map": "building",
     "embed": "features",
     "features_of": "features",
+    "help_build": "building",
     "list_galleries": "listing",
     "start_build": "jobs",
     "stop_build": "jobs",
@@ -57,6 +58,7 @@ __all__ = [
     "draw_map",
     "embed",
     "features_of",
+    "help_build",
     "list_galleries",
     "start_build",
     "stop_build",

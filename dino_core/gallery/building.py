@@ -4,9 +4,8 @@ A build that was stopped or killed at any moment goes on where it was when it is
 `gallery.json` is written last, so whoever sees one sees a whole gallery.
 """
 
-import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from dino_core.data import Quarantine, Quarantined, Source
 from dino_core.errors import UserError
 from dino_core.files import whole_file
 from dino_core.gallery.approximate import Graph, graph_of_all
+from dino_core.gallery.extraction import Batch
 from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash, preprocessing
 from dino_core.gallery.images import (
     IMAGES,
@@ -33,6 +33,7 @@ from dino_core.gallery.maps import UmapSettings, pca_map, umap_map
 from dino_core.gallery.opened import NEIGHBORS, Gallery
 from dino_core.gallery.partial import FACTS_PART, FEATURES, FEATURES_PART, PartialFeatures
 from dino_core.gallery.progress import Progress
+from dino_core.gallery.shares import PARTS, Agree, Compute, Group, take_part
 from dino_core.models import Model
 
 GRAPH_NEIGHBORS = 30
@@ -53,6 +54,7 @@ def build(
     maps: Sequence[str] = ("umap",),
     umap: UmapSettings | None = None,
     redo: bool = False,
+    agree: Agree | None = None,
 ) -> Gallery:
     """Make the gallery `out` of what `model` sees in `source`, or finish making it.
 
@@ -60,6 +62,8 @@ def build(
     umap      other settings of the UMAP than the usual; it is then called `umap.name`
     workers   decoding processes; None chooses by machine (see `default_workers`)
     redo      build again what is there with another model or other images; `user/` stays
+    agree     of the first of several processes, where all others call `help_build`: gives all of
+              them the JSON value that the first one gave
 
     A whole gallery of the same features of the same images is opened as it is, with the maps it
     lacks drawn from what it holds. Images that cannot
@@ -71,8 +75,32 @@ def build(
     with reported(out, progress) as say:
         return build_here(
             model, source, out, say, kind=kind, batch_size=batch_size, workers=workers,
-            maps=maps, umap=umap, redo=redo,
+            maps=maps, umap=umap, redo=redo, agree=agree,
         )  # fmt: skip
+
+
+def help_build(
+    model: Model,
+    source: Source,
+    out: str | Path,
+    agree: Agree,
+    *,
+    kind: str = "cls",
+    batch_size: int = 64,
+    workers: int | None = None,
+) -> None:
+    """Compute this process's share of the features while the first process calls `build`.
+
+    Returns when that is done, or at once where the gallery is whole.
+    """
+    compute = _features_in(model, source, kind, batch_size, workers)
+    take_part(
+        Path(out),
+        _plan(model, source, kind).of_features(),
+        feature_dim(model, kind),
+        agree,
+        compute,
+    )
 
 
 def build_here(
@@ -87,19 +115,22 @@ def build_here(
     maps: Sequence[str] = ("umap",),
     umap: UmapSettings | None = None,
     redo: bool = False,
+    agree: Agree | None = None,
 ) -> Gallery:
     """`build`, by whoever already holds the folder (see `jobs.reported`)."""
     wanted = _maps_wanted(maps, umap)
     info = _plan(model, source, kind)
     if (out / MANIFEST).is_file():
         if _is_made_of(out, info, redo):
+            if agree is not None:
+                agree(None)  # nothing to share
             return _with_maps(Gallery.open(out), wanted, say)
         _clear(out)
     theirs = their_columns(source)  # what is odd in a table shows before hours of computing
-    plan = {name: getattr(info, name) for name in ("model", "data", "feature_hash", "source_hash")}
-    part = PartialFeatures(out, plan, feature_dim(model, kind), redo=redo)
+    part = PartialFeatures(out, info.of_features(), feature_dim(model, kind), redo=redo)
     try:
-        _compute_features(part, model, source, kind, batch_size, workers, say)
+        compute = _features_in(model, source, kind, batch_size, workers)
+        Group(part, len(source), agree).compute(compute, say)
         facts = part.facts()
         part.finish()
     finally:
@@ -159,28 +190,19 @@ def _clear(out: Path) -> None:
     for name in (MANIFEST, BUILDING, FEATURES, FEATURES_PART, FACTS_PART, IMAGES, NEIGHBORS):
         (out / name).unlink(missing_ok=True)
     (out / QUARANTINE).unlink(missing_ok=True)
-    shutil.rmtree(out / "maps", ignore_errors=True)
+    for name in ("maps", PARTS):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _compute_features(
-    part: PartialFeatures,
-    model: Model,
-    source: Source,
-    kind: str,
-    batch_size: int,
-    workers: int | None,
-    say: Progress,
-) -> None:
-    """Bring `part` from where it is to the end of the source."""
-    total = len(source)
-    say(part.done, total, "Computing features")
-    left = range(part.done, total)
-    batches = model_batches(model, source, left, kind, batch_size, workers, fingerprints=True)
-    with contextlib.closing(batches):
-        for batch in batches:
-            part.append(batch.features_BD, batch.facts)
-            say(part.done, total, "Computing features")
-    part.commit()
+def _features_in(
+    model: Model, source: Source, kind: str, batch_size: int, workers: int | None
+) -> Compute:
+    """What computes the features of a range of the source's images, batch by batch."""
+
+    def compute(images: range) -> Generator[Batch, None, None]:
+        return model_batches(model, source, images, kind, batch_size, workers, fingerprints=True)
+
+    return compute
 
 
 def _write_derived(

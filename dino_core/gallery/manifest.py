@@ -41,6 +41,11 @@ class GalleryInfo:
     created: str = ""  # ISO 8601, UTC
     version: int = FORMAT_VERSION
 
+    def of_features(self) -> dict[str, Any]:
+        """What the features follow from, however many images are done."""
+        names = ("model", "data", "feature_hash", "source_hash")
+        return {name: getattr(self, name) for name in names}
+
     def write(self, folder: Path) -> None:
         write_json(folder / MANIFEST, asdict(self))
 

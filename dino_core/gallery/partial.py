@@ -29,7 +29,7 @@ FACTS_PART = "images.jsonl.part"
 SECONDS_BETWEEN_COMMITS = 3.0
 BINDING = ("model", "data", "feature_hash")  # of a plan: where these differ, it is another gallery
 
-_HEADER_BYTES = 128
+HEADER_BYTES = 128  # before the rows
 
 
 class PartialFeatures:
@@ -51,7 +51,7 @@ class PartialFeatures:
         mode = "r+b" if self.resumed else "w+b"
         self._features = open(folder / FEATURES_PART, mode)  # noqa: SIM115 (`close` closes it)
         self._facts = open(folder / FACTS_PART, mode)  # noqa: SIM115
-        self._features.truncate(_HEADER_BYTES + self.rows * dim * 4)
+        self._features.truncate(HEADER_BYTES + self.rows * dim * 4)
         self._facts.truncate(self.fact_bytes)
         self._features.seek(0, os.SEEK_END)
         self._facts.seek(0, os.SEEK_END)
@@ -119,7 +119,7 @@ class PartialFeatures:
             done, rows, fact_bytes = (cursor[key] for key in ("done", "rows", "fact_bytes"))
             feature_bytes = (self.folder / FEATURES_PART).stat().st_size
             long_enough = (
-                feature_bytes >= _HEADER_BYTES + rows * self.dim * 4
+                feature_bytes >= HEADER_BYTES + rows * self.dim * 4
                 and (self.folder / FACTS_PART).stat().st_size >= fact_bytes
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -167,5 +167,5 @@ class PartialFeatures:
 def npy_header(rows: int, dim: int) -> bytes:
     """The 128 bytes before C-ordered float32 [rows, dim] in a .npy file, format version 1.0."""
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
-    prefix = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
-    return prefix + text.ljust(_HEADER_BYTES - 11).encode() + b"\n"
+    prefix = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return prefix + text.ljust(HEADER_BYTES - 11).encode() + b"\n"
