@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ("dino_core", "apps", "scripts")
 
 FLOORS = {
-    1: {"errors", "rng", "files", "distributed", "processes", "runs"},
+    1: {"errors", "rng", "files", "distributed", "processes", "runs", "launcher", "serving"},
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery"},
-    5: {"evaluation", "views", "catalog", "serving", "launcher", "benchmarks"},
+    5: {"evaluation", "views", "catalog", "benchmarks"},
     6: {"apps", "scripts"},
 }
 GROUND, TOP = min(FLOORS), max(FLOORS)

@@ -1,0 +1,24 @@
+"""The benchmark of feature extraction: it measures what it says."""
+
+import pytest
+import torch
+
+from dino_core.benchmarks.embed import measure
+from dino_core.errors import UserError
+
+TINY = {"architecture": "vit_tiny_patch16_224", "image_size": 32, "device": "cpu"}
+
+
+def test_all_sides_are_measured() -> None:
+    threads = torch.get_num_threads()
+    (one,) = measure(**TINY, images=5, batch_size=2, workers=0, rounds=1, threads=1)
+    assert one.images_per_second and one.ratio_to_plain and one.share_of_limit
+    assert set(one.phases) == {"read", "decode", "fingerprint", "preprocess", "forward", "write"}
+    assert "batches of 2, 0 decoding processes, fp32" in one.notes[0]
+    assert torch.get_num_threads() == threads
+
+
+def test_broken_images_are_refused(tmp_path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(UserError, match="none of the images looked at can be read"):
+        measure(str(tmp_path), **TINY, images=2, rounds=1)

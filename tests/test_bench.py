@@ -1,0 +1,58 @@
+"""The script of benchmarks: every subcommand's smallest run, and what it saves."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from dino_core.benchmarks.data import write_jpegs
+from dino_core.benchmarks.measuring import Measured
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "bench.py"
+
+SMALLEST = {
+    "data": "--images 2 --rounds 1 --device cpu",
+    "embed": "--architecture vit_tiny_patch16_224 --image-size 32 --images 2 --batch-size 2 "
+    "--workers 0 --rounds 1 --device cpu",
+    "search": "--images 300 --dim 8 --queries 1 --rounds 1",
+    "lens": "--architecture vit_tiny_patch16_224 --patch-sizes 16 --image-sizes 32 --rounds 1 "
+    "--device cpu",
+}
+SLOW = {  # half a minute to minutes each
+    "train": "--only ViT-T/8:64+32 --batch-size 2 --steps 1 --rounds 1 --device cpu --workers 0",
+    "map": "--images 300 --dim 8",
+    "apps": "--names lens --rounds 1",
+}
+
+
+def run(name: str, options: str, saved: Path) -> None:
+    words = [word.replace(":", " ") for word in options.split()]
+    command = [sys.executable, str(SCRIPT), name, *words, "--json", str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(saved.read_text())
+    assert isinstance(results, list) and results
+    for result in results:
+        assert set(result) == {field.name for field in fields(Measured)}
+        assert result["hardware"] and isinstance(result["phases"], dict)
+        assert (result["images_per_second"] or result["milliseconds"]) > 0
+        assert f"{result['name']}  ({result['hardware']})" in done.stdout
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs_and_saves_what_it_measured(name: str, tmp_path: Path) -> None:
+    data = ""
+    if name == "data":
+        write_jpegs(tmp_path, 2, size=(64, 48))
+        data = f" --data {tmp_path}"
+    run(name, SMALLEST[name] + data, tmp_path / "out.json")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", SLOW)
+def test_a_slow_benchmark_runs(name: str, tmp_path: Path) -> None:
+    run(name, SLOW[name], tmp_path / "out.json")
