@@ -256,6 +256,7 @@ def time_recipe(name: str, data: str | None, device: str = "auto") -> Speeds:
     Raises `UserError` for a name or data that cannot be used.
     """
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         generated = data is None
         images = data or f"generated JPEGs of {SIZE[0]} x {SIZE[1]} px"
         if data is None:

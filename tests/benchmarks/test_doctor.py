@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from dino_core.benchmarks import doctor
 from dino_core.benchmarks.doctor import (
@@ -132,7 +133,11 @@ def test_this_machine_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "SECONDS": 0.1, "STEP_SECONDS": 0.1, "MOST_STEPS": 1, "GENERATED": 2, "BATCH_ON_CPU": 2,
     }.items():  # fmt: skip
         monkeypatch.setattr(doctor, name, value)
+    # One thread: several would wait for each other on a busy machine.
+    monkeypatch.setattr(doctor.distributed, "cores", lambda: 1)
+    threads = torch.get_num_threads()
     speeds = time_recipe("auto", None, "cpu")
+    assert torch.get_num_threads() == threads
     assert speeds.decoding > speeds.feeding > 0 and speeds.computing > 0 and speeds.shared
     assert "2 images a step" in speeds.recipe and "generated" in speeds.images
     machine = look_around(tmp_path, "cpu")
