@@ -26,6 +26,7 @@ from scipy.optimize import curve_fit
 from scipy.sparse import csr_array
 
 from dino_core.distributed import cores
+from dino_core.gallery.compiled import compiled
 from dino_core.rng import generator
 
 EPOCHS, EPOCHS_IF_FEW, FEW = 200, 500, 10_000
@@ -164,10 +165,7 @@ SIGNATURE = (
 @cache
 def compiled_move() -> Callable[..., None]:
     """`_move` compiled, or as an earlier process compiled it."""
-    try:
-        return numba.njit(SIGNATURE, nogil=True, cache=True)(_move)
-    except Exception:  # no folder for the cache, a full disk, or a damaged cache file
-        return numba.njit(SIGNATURE, nogil=True)(_move)
+    return compiled(SIGNATURE, _move)
 
 
 def _without_what_never_comes(graph: csr_array, epochs: int) -> csr_array:

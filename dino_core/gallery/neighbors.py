@@ -12,6 +12,8 @@ import numpy as np
 from dino_core.gallery.progress import Progress
 
 QUERIES_AT_ONCE = 4096  # as many as FAISS itself takes in one matrix product
+FEWEST_BY_BLOCKS = 10_000  # images; below, loading what numba compiled (0.3 s) takes what it saves
+MOST_BY_BLOCKS = 128  # neighbors; they are kept in order by moving them
 
 
 def nearest(
@@ -73,11 +75,23 @@ def nearest_others(
 def neighbor_graph(
     features_ND: np.ndarray, k: int, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's `k` nearest OTHER images, best first.
+    """Each image's `k` nearest OTHER images, best first, equal scores in the order of rows.
 
     Returns rows int32 [N, K] and cosines float32 [N, K], where K is `k`, or N - 1 when there are
     no more others.
     """
+    k = max(0, min(k, len(features_ND) - 1))
+    if len(features_ND) < FEWEST_BY_BLOCKS or not 0 < k <= MOST_BY_BLOCKS:
+        return plain_graph(features_ND, k, progress)
+    from dino_core.gallery.all_pairs import graph_by_blocks  # imports numba
+
+    return graph_by_blocks(features_ND, k, progress)
+
+
+def plain_graph(
+    features_ND: np.ndarray, k: int, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`neighbor_graph` by searching for every image among all: the plain twin, and for few."""
     count = len(features_ND)
     k = max(0, min(k, count - 1))
     rows_NK, scores_NK = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
