@@ -16,7 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = ("dino_core", "apps", "scripts")
 
 FLOORS = {
-    1: {"errors", "rng", "files", "distributed", "processes", "runs", "launcher", "serving"},
+    1: {
+        "errors",
+        "rng",
+        "files",
+        "distributed",
+        "memory",
+        "processes",
+        "runs",
+        "launcher",
+        "serving",
+    },
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery"},

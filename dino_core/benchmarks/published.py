@@ -64,6 +64,9 @@ def published_state(recipe: Recipe, device: torch.device) -> TrainState:
     state = create_state(replace(recipe, compile="off"), device)
     for network in (state.student, state.teacher):
         network.packed = False  # a pass for each size of views
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False  # softmax(q k^T) v written out
     state.optimizer = torch.optim.AdamW(parameter_groups(state.student), lr=0.0)
     state.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     return state

@@ -28,13 +28,14 @@ from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, rat
 from dino_core.benchmarks.published import published_batches, published_state, published_step
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
+from dino_core.memory import keep_freed_memory
 from dino_core.models import device_of
 from dino_core.training.feed import choose_workers
 from dino_core.training.prefetch import Prepared, prepared
 from dino_core.training.recipe import BackboneConfig, FeedConfig, HeadConfig, Recipe
 from dino_core.training.resident import Feed, decided
 from dino_core.training.state import create_state
-from dino_core.training.step import Schedules, train_step
+from dino_core.training.step import Schedules, StepSettings, train_step
 
 SMALL_CROPS = MultiCrop(global_size=64, local_size=32, local_count=6)
 GENERATED = (500, 375)  # width and height in pixels of the pictures made where no data is given
@@ -81,9 +82,10 @@ class Setting:
     def images_a_turn(self) -> int:
         return self.steps * self.recipe.batch_size
 
-    def schedules(self) -> Schedules:
-        """Of the long run that this could be a part of."""
-        return Schedules(replace(self.recipe, steps=1000), steps_per_epoch=100)
+    def settings(self) -> StepSettings:
+        """Of a step in the middle of a long run: everything moves."""
+        schedules = Schedules(replace(self.recipe, steps=2000), steps_per_epoch=100)
+        return replace(schedules.settings(1500), watch=False)
 
 
 def measure(
@@ -164,6 +166,11 @@ def _measured(setting: Setting, rounds: int, plain: bool) -> Measured:
     recipe, backbone = setting.recipe, fast.state.student.backbone
     flops = flops_per_image(recipe, backbone.embed_dim, backbone.depth)
     limit, named = flops_limit(setting.device, torch.bfloat16)
+    compared = ""
+    if plain:
+        compared = (
+            f"The plain twin: {setting.images_a_turn / median(seconds['plain']):,.1f} images/s. "
+        )
     kept = ", resident" if recipe.feed.resident == "always" else ""
     return Measured(
         name=f"train {setting.name}, K {recipe.head.out_dim:,}, batch {recipe.batch_size}{kept}",
@@ -174,7 +181,7 @@ def _measured(setting: Setting, rounds: int, plain: bool) -> Measured:
         limit=f"{named}, at {flops / 1e9:.1f} GFLOP an image",
         phases=fast.phases(),
         notes=(
-            f"Data workers: {setting.workers}; the step waited for them "
+            f"{compared}Data workers: {setting.workers}; the step waited for them "
             f"{100 * fast.share_waited():.0f} % of the time. Phases are of one step, with the "
             "images made in the same process.",
         ),
@@ -187,7 +194,7 @@ class Fast:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.state = create_state(setting.recipe, setting.device)
-        self.schedules = setting.schedules()
+        self.settings = setting.settings()
         self.info = setting.recipe.backbone.info()
         self.waited = self.stepped = 0.0
         self._feeds: dict[int, Feed] = {}
@@ -195,6 +202,7 @@ class Fast:
     def turn(self) -> None:
         """One turn's steps, from files to new weights."""
         setting = self.setting
+        keep_freed_memory(setting.device.type == "cpu")
         batches = self._feed(setting.workers).batches(range(setting.steps))
         with closing(prepared(batches, self.info, setting.device)) as ready:
             late: Tensor | None = None
@@ -233,7 +241,7 @@ class Fast:
                 with phases("copy and color"):
                     views = batch.views(self.info, self.setting.device)
                 with phases("rest of the step"):
-                    train_step(self.state, [views], self.schedules.settings(0), phases)
+                    train_step(self.state, [views], self.settings, phases)
         for hook in hooks:
             hook.remove()
         return phases.per(steps)
@@ -241,7 +249,7 @@ class Fast:
     def _step(self, batch: Prepared | UserError) -> Tensor:
         if isinstance(batch, UserError):
             raise batch
-        return train_step(self.state, [batch.views], self.schedules.settings(0)).loss
+        return train_step(self.state, [batch.views], self.settings).loss
 
     def _feed(self, workers: int) -> Feed:
         """Kept, so that resident images are decoded once."""
@@ -260,11 +268,12 @@ class Plain:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.state = published_state(setting.recipe, setting.device)
-        self.schedules = setting.schedules()
+        self.settings = setting.settings()
 
     def turn(self) -> None:
         """One turn's steps, from files to new weights."""
         setting = self.setting
+        keep_freed_memory(False)
         for views in published_batches(
             setting.source,
             setting.recipe,
@@ -272,7 +281,7 @@ class Plain:
             setting.workers,
             pin=setting.device.type == "cuda",
         ):
-            published_step(self.state, views, self.schedules.settings(0))
+            published_step(self.state, views, self.settings)
 
 
 @contextmanager

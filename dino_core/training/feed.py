@@ -343,8 +343,14 @@ def settle_worker(_worker: int) -> None:
 
 
 def choose_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that decode and crop: one where the CPU computes too, else up to eight."""
+    """Processes that decode and crop: for a GPU up to eight, for a CPU that computes itself few.
+
+    On up to four cores none: every thread of a step waits for the slowest, so a worker beside them
+    takes more from the step than it gives (docs/log.md).
+    """
     if asked is not None:
         return asked
     mine = distributed.cores() // distributed.local_world_size()
-    return 1 if device.type == "cpu" else max(1, min(8, mine - 1))
+    if device.type == "cpu":
+        return 0 if mine <= 4 else 1
+    return max(1, min(8, mine - 1))

@@ -23,6 +23,7 @@ from dino_core import distributed
 from dino_core.data import Quarantine, Source
 from dino_core.errors import UserError
 from dino_core.files import held, remove_leftovers, write_json
+from dino_core.memory import keep_freed_memory
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.checkpoint import (
@@ -83,6 +84,8 @@ def train(
     with lock, beating(run), process_group(device), stop_signals(stop):
         recipe = Recipe.from_json(agreed(recipe.to_json(), device))
         torch.set_num_threads(recipe.threads)
+        if device.type == "cpu":
+            keep_freed_memory()
         saved = agreed(goes_on and bool(run.checkpoints()), device)
         # What `init` gave is in the checkpoint, and may be gone from where it was.
         state = create_state(replace(recipe, init=None) if saved else recipe, device)
