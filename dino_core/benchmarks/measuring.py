@@ -6,14 +6,18 @@
 A `Measured` is what a benchmark says of one recipe, and what `--json` writes.
 """
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
 import torch
+
+from dino_core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,52 @@ def in_alternation(
             wait_for(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+class Elsewhere:
+    """A contender in a process of its own, with its own threads and its own heap.
+
+    `make(*args)` is called there once and gives what a turn calls. To be closed at the end.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *args: Any) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.ours, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_take_turns, args=(theirs, make, args), daemon=False)
+        self.process.start()
+        theirs.close()
+
+    def __call__(self) -> None:
+        """One turn. Raises what it raised there."""
+        self.ours.send("go")
+        try:
+            failed = self.ours.recv()
+        except EOFError:
+            raise UserError("a contender of the benchmark ended before its turn did") from None
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        self.ours.close()
+        self.process.join()
+
+
+def _take_turns(
+    pipe: Connection, make: Callable[..., Callable[[], object]], args: tuple[Any, ...]
+) -> None:
+    turn: Callable[[], object] | None = None
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        try:
+            turn = turn or make(*args)
+            turn()
+        except Exception as error:
+            pipe.send(error)
+        else:
+            pipe.send(None)
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from PIL import Image
+from timm.layers import Attention
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -65,8 +66,8 @@ def published_state(recipe: Recipe, device: torch.device) -> TrainState:
     for network in (state.student, state.teacher):
         network.packed = False  # a pass for each size of views
         for module in network.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # softmax(q k^T) v written out
+            if isinstance(module, Attention):
+                module.fused_attn = False  # type: ignore[misc]  # softmax(q k^T) v in full
     state.optimizer = torch.optim.AdamW(parameter_groups(state.student), lr=0.0)
     state.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     return state

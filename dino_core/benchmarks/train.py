@@ -4,13 +4,13 @@
         print(result.name, result.images_per_second, result.ratio_to_plain)
 
 A turn of either is a number of whole steps, the start of its data workers included; after one turn
-each to warm up they alternate. The plain twin is `published.py`.
+each to warm up they alternate. The plain twin is `published.py`, in a process of its own.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,7 +24,7 @@ from torch import Tensor
 from dino_core import distributed
 from dino_core.augment import MultiCrop
 from dino_core.benchmarks.hardware import flops_limit, hardware
-from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio
+from dino_core.benchmarks.measuring import Elsewhere, Measured, Phases, in_alternation, ratio
 from dino_core.benchmarks.published import published_batches, published_state, published_step
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
@@ -159,9 +159,10 @@ def flops_per_image(recipe: Recipe, width: int, depth: int) -> float:
 def _measured(setting: Setting, rounds: int, plain: bool) -> Measured:
     fast = Fast(setting)
     turns: dict[str, Callable[[], object]] = {"fast": fast.turn}
-    if plain:
-        turns["plain"] = Plain(setting).turn
-    seconds = in_alternation(turns, rounds, device=setting.device)
+    with ExitStack() as others:
+        if plain:
+            turns["plain"] = others.enter_context(closing(Elsewhere(plain_turn, setting)))
+        seconds = in_alternation(turns, rounds, device=setting.device)
     rate = setting.images_a_turn / median(seconds["fast"])
     recipe, backbone = setting.recipe, fast.state.student.backbone
     flops = flops_per_image(recipe, backbone.embed_dim, backbone.depth)
@@ -273,7 +274,6 @@ class Plain:
     def turn(self) -> None:
         """One turn's steps, from files to new weights."""
         setting = self.setting
-        keep_freed_memory(False)
         for views in published_batches(
             setting.source,
             setting.recipe,
@@ -282,6 +282,12 @@ class Plain:
             pin=setting.device.type == "cuda",
         ):
             published_step(self.state, views, self.settings)
+
+
+def plain_turn(setting: Setting) -> Callable[[], object]:
+    """A turn of the plain twin, for a process of its own: its heap is to be as any program's."""
+    torch.set_num_threads(setting.recipe.threads)
+    return Plain(setting).turn
 
 
 @contextmanager

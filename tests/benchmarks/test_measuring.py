@@ -1,10 +1,21 @@
 """Alternation, ratios and the text of a result."""
 
+import itertools
 import time
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
-from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio, report
+from dino_core.benchmarks.measuring import (
+    Elsewhere,
+    Measured,
+    Phases,
+    in_alternation,
+    ratio,
+    report,
+)
+from dino_core.errors import UserError
 
 
 def test_contenders_take_turns_and_the_order_turns_round() -> None:
@@ -37,6 +48,26 @@ def test_a_phase_inside_another_counts_for_itself_alone() -> None:
         time.sleep(0.005)
     assert phases.milliseconds["inner"] >= 50
     assert 5 <= phases.milliseconds["outer"] < 50
+
+
+def counting(start: int) -> Callable[[], object]:
+    """A turn that fails at its third."""
+    count = itertools.count(start)
+
+    def turn() -> None:
+        if next(count) == 3:
+            raise UserError("three is too many")
+
+    return turn
+
+
+def test_a_contender_elsewhere_takes_turns_and_tells_what_went_wrong() -> None:
+    with closing(Elsewhere(counting, 1)) as turn:
+        turn()
+        turn()
+        with pytest.raises(UserError, match="three is too many"):
+            turn()
+    assert turn.process.exitcode == 0
 
 
 def test_a_report_says_what_was_measured_and_nothing_else() -> None:

@@ -21,6 +21,7 @@ TINY = Recipe(
     crops=MultiCrop(global_size=32, local_size=16, local_count=2),
     head=HeadConfig(64, hidden_dim=32, bottleneck_dim=16),
     batch_size=4,
+    threads=1,
     epochs=1,
 )
 
