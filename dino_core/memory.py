@@ -11,22 +11,19 @@ import ctypes
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 KEPT = 2**31 - 1  # bytes at the heap's end that are kept, and the most that mallopt can be told
-GLIBC = (128 * 2**10, 0, 65536)  # what these settings are by default
+PADDING = 64 * 2**20  # bytes that are asked for at once
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
-    """Let freed blocks stay with the process (or, `keep` false, as glibc does by default).
+def keep_freed_memory() -> bool:
+    """Let freed blocks stay with this process, until it ends: there is no way back.
 
-    Memory that was used once then counts as the process's until it ends. True where the C library
-    could be told; other libraries than glibc manage by themselves.
+    Memory that was used once then counts as the process's. True where the C library could be told;
+    other libraries than glibc manage by themselves.
     """
     try:
         libc = ctypes.CDLL(None)
         tell, _ = libc.mallopt, libc.gnu_get_libc_version
     except (AttributeError, OSError, TypeError):
         return False
-    trim, pad, mapped = (KEPT, 64 * 2**20, 0) if keep else GLIBC
-    return all(
-        tell(setting, value)
-        for setting, value in ((_TRIM_THRESHOLD, trim), (_TOP_PAD, pad), (_MMAP_MAX, mapped))
-    )
+    settings = {_TRIM_THRESHOLD: KEPT, _TOP_PAD: PADDING, _MMAP_MAX: 0}
+    return all(tell(setting, value) for setting, value in settings.items())

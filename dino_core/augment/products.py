@@ -22,7 +22,8 @@ from dino_core.augment.planning import Plans
 
 CUBIC = -0.5  # Keys' parameter, as Pillow has it
 REACH = 2.0  # pixels to each side that the bicubic kernel sees, before it is widened
-AT_ONCE = 2**26  # values of the largest intermediate tensor: 128 MB in half precision
+AT_ONCE = 2**26  # values of the largest tensor in between: 128 MB in half precision, and four times
+# that for the places that pixels are gathered from
 ALIGNED = 16  # boxes are rounded up to this many pixels, as matrix units like them
 
 
@@ -72,7 +73,7 @@ def _parts(boxes: np.ndarray, size: int, channels: int) -> tuple[tuple[int, int,
     first, height, width = 0, 0, 0
     for row, (box_height, box_width) in enumerate(boxes[:, 2:].tolist()):
         higher, wider = max(height, _aligned(box_height)), max(width, _aligned(box_width))
-        largest = max(channels * higher * wider, size * (higher + wider))
+        largest = max(channels * max(higher, size) * max(wider, size), size * (higher + wider))
         if row > first and (row + 1 - first) * largest > AT_ONCE:
             parts.append((first, row, height, width))
             first, higher, wider = row, _aligned(box_height), _aligned(box_width)

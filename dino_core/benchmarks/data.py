@@ -66,7 +66,7 @@ def measure(
     torch.set_num_threads(1)
     try:
         with _opened(data) as source:
-            chosen = _readable(source, images)
+            chosen = readable(source, images)
             return _measured(source, chosen, crops, where, rounds, stored_size)
     finally:
         torch.set_num_threads(threads)
@@ -188,7 +188,7 @@ def _notes(
     return tuple(notes)
 
 
-def _readable(source: Source, images: int) -> list[int]:
+def readable(source: Source, images: int) -> list[int]:
     """Up to `images` images, evenly spread, that can be read; a `UserError` where there is none."""
     good = []
     for i in np.unique(np.linspace(0, len(source) - 1, min(images, len(source))).astype(int)):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import torch
 from dino_core import distributed
 from dino_core.benchmarks.data import SIZE, write_jpegs
 from dino_core.benchmarks.measuring import wait_for
-from dino_core.data import Source, open_source
+from dino_core.data import Source, open_source, safe_image
 from dino_core.errors import UserError
 from dino_core.models import device_of
 from dino_core.serving import choose_port
@@ -274,7 +275,7 @@ def time_recipe(name: str, data: str | None, device: str = "auto") -> Speeds:
             f"2 x {crops.global_size} + {crops.local_count} x {crops.local_size} px, "
             f"{recipe.batch_size} images a step",
             images=images,
-            decoding=_rate(source.image, len(source)),
+            decoding=_rate(partial(safe_image, source), len(source)),
             feeding=_feeding(recipe, source),
             computing=_computing(recipe, source, where),
             shared=where.type == "cpu",

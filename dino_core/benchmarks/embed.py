@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from dino_core import distributed
-from dino_core.benchmarks.data import write_jpegs
+from dino_core.benchmarks.data import readable, write_jpegs
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio
 from dino_core.data import Source, open_source
-from dino_core.errors import UserError
 from dino_core.gallery.extraction import Embedder, default_workers
 from dino_core.gallery.features import cls_tokens, model_batches, prepared
 from dino_core.gallery.partial import PartialFeatures
@@ -67,10 +66,8 @@ def measure(
 def _measured(
     model: Model, source: Source, images: int, batch_size: int, workers: int, rounds: int
 ) -> Measured:
-    indices = [i % len(source) for i in range(images)]
-    first = next(model_batches(model, source, indices[:batch_size], workers=0))
-    if not len(first.features_BD):
-        raise UserError(f"{source.spec}: none of the images looked at can be read; give others")
+    good = readable(source, images)
+    indices = [good[i % len(good)] for i in range(images)]
     half = _in_half(model)
     ready = normalized(_pixels(model, source, indices[:1]), model.info)
     ready = ready.to(model.device).expand(batch_size, -1, -1, -1).contiguous()

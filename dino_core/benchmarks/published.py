@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dino_core.augment import pil_view, plan_views
 from dino_core.augment.pil import to_normalized
-from dino_core.data import Source
+from dino_core.data import Source, safe_image
 from dino_core.errors import UserError
 from dino_core.training.loss import dino_loss_plain, teacher_targets, updated_center
 from dino_core.training.optim import clip_per_tensor_plain, ema_update_plain, parameter_groups
@@ -38,7 +38,8 @@ class PublishedViews(Dataset[list[Tensor]]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        image = Image.fromarray(self.source.image(index))
+        pixels, _, _ = safe_image(self.source, index)
+        image = Image.fromarray(pixels)
         plans = plan_views(
             self.recipe.crops, self.recipe.seed, 0, index, height=image.height, width=image.width
         )

@@ -7,6 +7,7 @@ A turn of either is a number of whole steps, the start of its data workers inclu
 each to warm up they alternate. The plain twin is `published.py`, in a process of its own.
 """
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -198,13 +199,15 @@ class Fast:
         self.settings = setting.settings()
         self.info = setting.recipe.backbone.info()
         self.waited = self.stepped = 0.0
-        self._feeds: dict[int, Feed] = {}
+        images = np.arange(len(setting.source))
+        self.feed = Feed(setting.source, images, setting.recipe, setting.device, setting.workers)
+        if setting.device.type == "cpu":
+            keep_freed_memory()  # as training does
 
     def turn(self) -> None:
         """One turn's steps, from files to new weights."""
         setting = self.setting
-        keep_freed_memory(setting.device.type == "cpu")
-        batches = self._feed(setting.workers).batches(range(setting.steps))
+        batches = self.feed.batches(range(setting.steps))
         with closing(prepared(batches, self.info, setting.device)) as ready:
             late: Tensor | None = None
             start = time.perf_counter()
@@ -233,7 +236,9 @@ class Fast:
                 head.register_forward_hook(lambda *_: phases.leave()),
             )
         ]
-        with closing(self._feed(0).batches(range(steps))) as batches:
+        inline = copy.copy(self.feed)  # with the images it holds
+        inline.workers = 0
+        with closing(inline.batches(range(steps))) as batches:
             for _ in range(steps):
                 with phases("decode and crop"):
                     batch = next(batches)
@@ -251,16 +256,6 @@ class Fast:
         if isinstance(batch, UserError):
             raise batch
         return train_step(self.state, [batch.views], self.settings).loss
-
-    def _feed(self, workers: int) -> Feed:
-        """Kept, so that resident images are decoded once."""
-        if workers not in self._feeds:
-            setting = self.setting
-            images = np.arange(len(setting.source))
-            self._feeds[workers] = Feed(
-                setting.source, images, setting.recipe, setting.device, workers
-            )
-        return self._feeds[workers]
 
 
 class Plain:

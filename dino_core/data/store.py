@@ -221,7 +221,12 @@ def stored_image(
 
 
 def down_to(short_side: int, height: int, width: int) -> int:
-    """How far a JPEG may be reduced while it is decoded if this short side is wanted: 1 to 8."""
+    """How far a JPEG may be reduced while it is decoded if this short side is wanted: 1 to 8.
+
+    A short side of 0 wants every pixel.
+    """
+    if short_side == 0:
+        return 1
     return next((k for k in (8, 4, 2) if min(height, width) // k >= short_side), 1)
 
 

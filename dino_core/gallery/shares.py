@@ -171,7 +171,8 @@ def take_part(out: Path, plan: dict[str, Any], dim: int, agree: Agree, compute: 
             with closing(part), closing(compute(range(start + part.done, stop))) as batches:
                 for batch in batches:
                     part.append(batch.features_BD, batch.facts)
-            write_json(folder / WHOLE, {"images": stop - start})
+        # Only now: who sees it takes the part, and could not while this process holds its lock.
+        write_json(folder / WHOLE, {"images": stop - start})
 
 
 @contextmanager

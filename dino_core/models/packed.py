@@ -28,6 +28,7 @@ from dino_core.models.backbone import Backbone
 from dino_core.models.vit import VitBackbone
 
 Sizes = tuple[tuple[int, int], ...]  # images and tokens per image of each group
+GRAPHS = 64  # most of `packed_block` in one process: a few for each architecture and crop size
 BlockFunction = Callable[[Any, Tensor, Sizes, Tensor | None, torch.dtype], Tensor]
 
 
@@ -104,6 +105,9 @@ def compiled_block() -> BlockFunction:
 
     Without autotuning, which would choose kernels by the clock: two runs could differ.
     """
+    # Every architecture in a process has its own graphs; torch stops compiling after eight of one
+    # function, with no more than a warning.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     return torch.compile(packed_block, dynamic=False)
 
 

@@ -80,11 +80,11 @@ def normalized(x_BHWC: Tensor, info: ModelInfo) -> Tensor:
     The result is channels-last in memory, as the pixels came.
     """
     x_BCHW = x_BHWC.permute(0, 3, 1, 2).float().div_(255)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=x_BHWC.device)[:, None, None]
-        for values in (info.mean, info.std)
-    )
-    return x_BCHW.sub_(mean).div_(std)
+    # Plain numbers, in float32 as there: a tensor of them would be a copy that the host waits for.
+    means, stds = np.array([info.mean, info.std], np.float32).tolist()
+    for channel, mean, std in zip(x_BCHW.unbind(1), means, stds, strict=True):
+        channel.sub_(mean).div_(std)
+    return x_BCHW
 
 
 def _middle(image: np.ndarray) -> np.ndarray:

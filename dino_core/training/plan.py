@@ -24,6 +24,7 @@ import torch
 from dino_core import distributed
 from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
+from dino_core.memory import keep_freed_memory
 from dino_core.models import ModelInfo, device_of
 from dino_core.runs import Run
 from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, spoken, warmed_up
@@ -257,6 +258,8 @@ def rehearse(recipe: Recipe, source: Source, max_seconds: float = math.inf) -> R
     with process_group(device, "rehearsal"):
         recipe = Recipe.from_json(agreed(recipe.to_json(), device))
         torch.set_num_threads(recipe.threads)
+        if device.type == "cpu":
+            keep_freed_memory()
         state = create_state(recipe, device)
         seconds = _time_steps(state, recipe, source, images, max_seconds)
         check = _time_check(state, recipe, source) if distributed.is_main() else 0.0

@@ -39,7 +39,9 @@ class Reading:
             "center_norm": metrics.center_norm,
             "finite": metrics.finite,
         }
-        wishes = summed(metrics.loss.new_tensor([float(stop), float(late)]))
+        # Filled, not copied from the host: a copy would wait for the device.
+        own = [metrics.loss.new_full((), float(wish)) for wish in (stop, late)]
+        wishes = summed(torch.stack(own))
         named |= {"stop": wishes[0], "late": wishes[1]}
         if metrics.watched:
             named |= vars(metrics.watched)

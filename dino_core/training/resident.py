@@ -53,8 +53,13 @@ def _needed(recipe: Recipe, source: Source, images: np.ndarray) -> int:
 
 
 def _room(device: torch.device) -> int:
+    return int(SHARE * _free(device))
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that nobody uses; torch keeps freed ones for itself."""
     free, _ = torch.cuda.mem_get_info(device)
-    return int(SHARE * free)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @dataclass
@@ -101,7 +106,7 @@ class Feed:
 
     def _load_into_memory(self) -> None:
         where = self.device if self.device.type == "cuda" else torch.device("cpu")
-        if where.type == "cuda" and _needed(self.recipe, self.source, self.images) > _room(where):
+        if where.type == "cuda" and _needed(self.recipe, self.source, self.images) > _free(where):
             self.say(
                 "the images do not fit into this GPU as they did where the run began: they are "
                 "cropped on the CPU, which differs by 2/255 at most"

@@ -20,6 +20,8 @@ def create_state(recipe: Recipe, device: torch.device) -> TrainState:
     if recipe.init is not None:
         start_from(student.backbone, recipe.init)
     student = student.to(device)
+    student.residual = torch.bfloat16 if recipe.residual == "bf16" else torch.float32
+    student.compiled = _compiles(recipe, device)
     synchronize_batch_norm(student)
     return TrainState(
         student=student,

@@ -197,7 +197,7 @@ def train_step(
     with phase("EMA"):
         ema_update(state.teacher, state.student, settings.momentum, finite)
     _keep_unless(finite, before)
-    everywhere = summed(torch.cat([teacher_sum.flatten(), teacher_sum.new_tensor([float(rows)])]))
+    everywhere = summed(torch.cat([teacher_sum.flatten(), teacher_sum.new_full((1,), rows)]))
     center = updated_center(
         state.center, everywhere[None, :-1], everywhere[-1], settings.center_momentum
     )
@@ -266,8 +266,8 @@ def _keep_unless(finite: Tensor, before: list[tuple[Tensor, Tensor]]) -> None:
 def mixed_precision(device: torch.device, precision: Precision) -> Iterator[None]:
     """Matrix products in `precision`, everything that wants fp32 in fp32; nothing at all for fp32.
 
-    On a CPU, bf16 attention goes through plain matrix products: the backward of torch's fused
-    kernel took 38 % of a step there (ViT-T/8 at 48 and 24 px, AVX512-BF16), 2.3 s against 1.3 s.
+    On a CPU, the attention of backbones that are not packed (`models/packed.py`) goes through plain
+    matrix products, too: the backward of torch's fused kernel in bf16 is slow there (docs/log.md).
     """
     if precision == "fp32":
         yield

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dino_core.data import open_source, safe_image
 from dino_core.data import store as store_module
-from dino_core.data.store import PixelStore, fill, judged_bytes, mapped, reduced
+from dino_core.data.store import PixelStore, down_to, fill, judged_bytes, mapped, reduced
 
 COUNT = 9
 
@@ -46,6 +46,10 @@ def test_larger_images_are_reduced_to_the_short_side(folder: Path) -> None:
     assert np.minimum(store.heights, store.widths).max() == 32
     assert store.image(8).shape == (28, 80, 3), "smaller ones stay as they are"
     assert store.image(0).shape == (48, 32, 3)
+
+
+def test_a_jpeg_is_decoded_smaller_only_where_a_short_side_is_wanted() -> None:
+    assert [down_to(wanted, 800, 1200) for wanted in (0, 100, 101, 400, 500)] == [1, 8, 4, 2, 1]
 
 
 def test_reducing_is_pillows() -> None:

@@ -10,6 +10,7 @@ from dino_core.augment import MultiCrop
 from dino_core.models import ModelInfo, create_backbone
 from dino_core.models.packed import class_tokens, compiled_block
 from dino_core.training.loss import dino_loss, dino_loss_plain, teacher_targets
+from dino_core.training.readings import Reading
 from dino_core.training.recipe import BackboneConfig, HeadConfig, Recipe
 from dino_core.training.state import create_state
 from dino_core.training.step import Schedules, train_step
@@ -51,7 +52,9 @@ def test_a_steady_step_never_waits_for_the_gpu(precision, compile, watch):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_step(state, [views], replace(schedules.settings(6), watch=watch))
+        settings = replace(schedules.settings(6), watch=watch)
+        metrics = train_step(state, [views], settings)
+        Reading.of(6, settings, metrics, stop=False, late=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state.step == 4
