@@ -18,6 +18,14 @@ WRONG = 2  # the exit status after a user's mistake, as argparse has it
 INTERRUPTED = 130  # the shell's exit status for a program ended by Ctrl-C
 
 
+def at_least(lowest: int, **settings: int | None) -> None:
+    """Raise a `UserError` that names the first of the settings below `lowest`; None is not set."""
+    for name, value in settings.items():
+        if value is not None and value < lowest:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {value}: must be {lowest} or more")
+
+
 class UserError(Exception):
     """Something the user can mend; `str(error)` is the whole sentence."""
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from dino_core.errors import INTERRUPTED, UserError, command, quiet_while_importing
+from dino_core.errors import INTERRUPTED, UserError, at_least, command, quiet_while_importing
 
 
 def test_a_user_error_is_one_line_and_status_2(capsys):
@@ -75,3 +75,10 @@ def test_arguments_and_name_pass_through():
     train("scenes", epochs=3)
     assert seen == [("scenes", 3)]
     assert (train.__name__, train.__doc__) == ("train", "Train.")
+
+
+@pytest.mark.parametrize(("lowest", "value"), [(1, 0), (0, -1)])
+def test_a_number_below_the_least_is_a_sentence_with_the_flag(lowest, value):
+    at_least(lowest, batch_size=lowest, workers=None)
+    with pytest.raises(UserError, match=rf"--batch-size {value}: must be {lowest} or more"):
+        at_least(lowest, workers=5, batch_size=value)

@@ -20,7 +20,7 @@ import torch
 
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.launcher import Launcher, Server
 from dino_core.serving import choose_port
 
@@ -39,6 +39,7 @@ def measure(
 
     Raises `UserError` for an app that is not there, or ends by itself.
     """
+    at_least(1, rounds=rounds)
     for name in names:
         if name not in NAMES or not (apps / f"{name}.py").is_file():
             raise UserError(f"{apps / name}.py: no such app; there are {' and '.join(NAMES)}")

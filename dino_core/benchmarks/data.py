@@ -32,7 +32,7 @@ from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio, wait_for
 from dino_core.data import BadImage, Source, open_source
 from dino_core.data.store import fill
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.models import device_of
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
 from dino_core.training.feed import (
@@ -62,6 +62,7 @@ def measure(
 
     `stored_size` is the recipe's. Raises `UserError` where too few images can be read.
     """
+    at_least(1, images=images, rounds=rounds)
     where, threads = device_of(device), torch.get_num_threads()
     torch.set_num_threads(1)
     try:

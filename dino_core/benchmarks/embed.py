@@ -22,6 +22,7 @@ from dino_core.benchmarks.data import readable, write_jpegs
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio
 from dino_core.data import Source, open_source
+from dino_core.errors import at_least
 from dino_core.gallery.extraction import Embedder, default_workers
 from dino_core.gallery.features import cls_tokens, model_batches, prepared
 from dino_core.gallery.partial import PartialFeatures
@@ -48,6 +49,8 @@ def measure(
 
     Raises `UserError` where none of the images can be read.
     """
+    at_least(1, images=images, batch_size=batch_size, rounds=rounds)
+    at_least(0, workers=workers, threads=threads)
     where, before = device_of(device), torch.get_num_threads()
     info = ModelInfo(architecture, patch_size, image_size)
     model = Model(create_backbone(info), architecture, where)

@@ -17,6 +17,7 @@ from torch import Tensor
 from dino_core import distributed
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, in_alternation, ratio
+from dino_core.errors import at_least
 from dino_core.models import Backbone, ModelInfo, create_backbone, device_of
 from dino_core.models.attention import attention_modules, cls_rows
 
@@ -33,6 +34,7 @@ def measure(
     device: str = "auto",
 ) -> list[Measured]:
     """Look at one image of each size with an untrained model of each patch size."""
+    at_least(1, rounds=rounds)
     where, before = device_of(device), torch.get_num_threads()
     torch.set_num_threads(threads or distributed.cores())
     try:

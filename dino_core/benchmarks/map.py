@@ -22,6 +22,7 @@ import torch
 from dino_core.benchmarks.features import write_features
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, Phases, in_alternation, ratio
+from dino_core.errors import at_least
 from dino_core.rng import permutation
 
 NEIGHBORS = 30  # in a gallery's graph
@@ -39,6 +40,8 @@ def measure(
 
     A round takes some two minutes at 50,000 images on two cores.
     """
+    at_least(2, images=images)
+    at_least(1, rounds=rounds)
     with tempfile.TemporaryDirectory() as folder:
         features = write_features(Path(folder) / "features.npy", images, dim, kind)
         turns: dict[str, list[Turn]] = {"ours": [], "umap_learn": []}

@@ -14,6 +14,7 @@ import torch
 from dino_core.benchmarks.features import write_features
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, in_alternation, ratio
+from dino_core.errors import at_least
 from dino_core.gallery.neighbors import nearest
 from dino_core.rng import generator
 
@@ -25,6 +26,7 @@ def measure(
     images: int = 50_000, dim: int = 384, queries: int = 10, rounds: int = 5
 ) -> list[Measured]:
     """Search with and without a filter. A million images of 384 take 1.5 GB of disk meanwhile."""
+    at_least(1, images=images, queries=queries, rounds=rounds)
     with tempfile.TemporaryDirectory() as folder:
         path = write_features(Path(folder) / "features.npy", images, dim)
         features_ND = np.load(path, mmap_mode="r")

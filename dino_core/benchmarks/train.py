@@ -28,7 +28,7 @@ from dino_core.benchmarks.hardware import flops_limit, hardware
 from dino_core.benchmarks.measuring import Elsewhere, Measured, Phases, in_alternation, ratio
 from dino_core.benchmarks.published import published_batches, published_state, published_step
 from dino_core.data import Source, open_source
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.memory import keep_freed_memory
 from dino_core.models import device_of
 from dino_core.training.feed import choose_workers
@@ -110,6 +110,8 @@ def measure(
     turn; `resident` keeps decoded images on the device; without `plain` only the fast path runs.
     Raises `UserError` for a recipe that is not known here, and for data that cannot be used.
     """
+    at_least(1, batch_size=batch_size, steps=steps, rounds=rounds)
+    at_least(0, workers=workers, threads=threads)
     where = device_of(device)
     usual = ON_GPU if where.type == "cuda" else ON_CPU
     if unknown := [name for name in only if name not in RECIPES]:

@@ -139,7 +139,7 @@ def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"{place}: the reduced images need {needed / 2**30:.1f} GB of disk, and "
-            f"{free / 2**30:.1f} GB are free: make room, set DINO_CACHE to a larger disk, or leave "
-            "out --cache"
+            f"{place}: the reduced images need {needed / 2**20:,.1f} MB of disk, and "
+            f"{free / 2**20:,.1f} MB are free: make room, set DINO_CACHE to a larger disk, or "
+            "leave out --cache"
         )

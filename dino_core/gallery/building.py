@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dino_core.data import Quarantine, Quarantined, Source
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.files import whole_file
 from dino_core.gallery.approximate import Graph, graph_of_all
 from dino_core.gallery.extraction import Batch
@@ -71,6 +71,8 @@ def build(
     another gallery (without `redo`) or other files, is being built by another process, or cannot
     be written.
     """
+    at_least(1, batch_size=batch_size)
+    at_least(0, workers=workers)
     out = Path(out)
     with reported(out, progress) as say:
         return build_here(

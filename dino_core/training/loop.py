@@ -365,10 +365,22 @@ class _Loop:
     def _save(self) -> None:
         self.progress.monitor = self.monitor.memory()
         if self.main:
-            save_checkpoint(self.run, self.state, self.info, self.recipe, self.progress)
+            self._write_checkpoint()
         if len(self.quarantine):
             self.quarantine.write(self.listed)
         self.saved_at, self.late = time.monotonic(), False
+
+    def _write_checkpoint(self) -> None:
+        try:
+            save_checkpoint(self.run, self.state, self.info, self.recipe, self.progress)
+        except UserError as error:
+            good = self.run.checkpoints()
+            left = f"that of step {good[-1].step} is there" if good else "there is none yet"
+            reason = "the disk is full" if "No space left" in str(error) else str(error)
+            raise UserError(
+                f"{self.run.path}: the checkpoint of step {self.state.step} cannot be written "
+                f"({reason}), {left}: make room, then --resume goes on"
+            ) from error
 
     def _status(self, state: str, **more: object) -> None:
         if self.main:

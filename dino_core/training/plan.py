@@ -40,6 +40,7 @@ from dino_core.training.step import Schedules, TrainState, train_step
 STEPS = 20
 SETTLED = 5  # steps that are not timed: caches, lazily made kernels, workers starting up
 SAMPLE = 32  # images whose size is looked at
+FEW = 100  # steps below which a run is told to be too short
 TRYING = 0.2  # of a time budget, which the rehearsal takes besides, at most
 LOOKING = 0.1  # of a time budget, spent on quality checks at most
 APART = 10  # steps between checks, at least, where nobody asked for more of them
@@ -127,6 +128,8 @@ def _planned(
     steps = fitted.recipe.resolved(images).steps
     assert steps is not None
     tell(rehearsal.sentence(fitted.recipe, steps))
+    if steps < FEW:
+        tell("so few steps teach next to nothing: give it more time, or a faster machine")
     if run is not None:
         _check_disk(run, rehearsal.disk(fitted.recipe, steps))
     return fitted.recipe
@@ -239,8 +242,8 @@ class Rehearsal:
 
     def sentence(self, recipe: Recipe, steps: int) -> str:
         return (
-            f"{steps:,} steps of {self.batch_size} images: about "
-            f"{spoken(steps * self.seconds_per_step)} ({self.images_per_second:.0f} images/s), "
+            f"{steps:,} step{'s' if steps > 1 else ''} of {self.batch_size} images: about "
+            f"{spoken(steps * self.seconds_per_step)} ({self.images_per_second:.3g} images/s), "
             f"{self.memory / 2**30:.1f} GB of memory, "
             f"{self.disk(recipe, steps) / 2**20:,.0f} MB on disk"
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dino_core import distributed
 from dino_core.augment import MultiCrop
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.models import ModelInfo, has_patches
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
 from dino_core.training.optim import OptimizerName
@@ -246,9 +246,8 @@ class Recipe:
         if images == 0:
             raise UserError("there are no images to train on")
         for name in ("batch_size", "micro_batch", "save_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
+            at_least(1, **{name: getattr(self, name)})
+        at_least(0, workers=self.workers, threads=self.threads)
         checks: list[tuple[Any, ...]] = [
             (self._check_batch, images),
             (self._check_quality, images),
@@ -325,7 +324,8 @@ class Recipe:
         if round(self.optim.warmup_epochs * steps_per_epoch) > steps:
             raise UserError(
                 f"the learning rate warms up for {self.optim.warmup_epochs:g} epochs, longer than "
-                f"the run of {steps / steps_per_epoch:.3g} epochs: lower --warmup-epochs"
+                f"the run of {steps / steps_per_epoch:.3g} epochs: use --warmup-epochs "
+                f"{steps / steps_per_epoch / 10:.2g}"
             )
         if round(self.optim.head_warmup_epochs * steps_per_epoch) > steps:
             raise UserError(

@@ -81,7 +81,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda place: usage(1000))
-        with pytest.raises(UserError, match="GB are free: make room, set DINO_CACHE"):
+        with pytest.raises(UserError, match="MB are free: make room, set DINO_CACHE"):
             cached_store(open_source(folder), 40)
 
     def full(self: object, pixels: np.ndarray) -> None:

@@ -121,7 +121,7 @@ def test_a_disk_that_is_full_for_a_while(pictures, tiny, tmp_path, monkeypatch, 
     run = Run(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_tensors", full)
-        with pytest.raises(UserError, match="No space left on device"):
+        with pytest.raises(UserError, match="the disk is full"):
             train(tiny, source, run)
     assert [found.step for found in run.checkpoints()] == [4]
     assert run.status()["state"] == "failed"

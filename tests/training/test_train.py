@@ -153,7 +153,7 @@ def test_a_run_starts_from_another_model(whole, source, tmp_path):
     [
         ({"batch_size": 25}, "batch of 25 is larger than the data"),
         ({"crops": MultiCrop(global_size=30)}, "--global-size 30 is not a multiple"),
-        ({"optim": OptimConfig(warmup_epochs=10)}, "lower --warmup-epochs"),
+        ({"optim": OptimConfig(warmup_epochs=10)}, "use --warmup-epochs"),
         ({"steps": None, "epochs": 0}, "no steps"),
         ({"device": "cuda:99"}, "cuda"),
     ],
@@ -166,7 +166,7 @@ def test_settings_that_cannot_work_are_sentences(source, tmp_path, change, sente
 
 @pytest.mark.parametrize("field", ["batch_size", "micro_batch", "save_every", "log_every"])
 def test_counts_below_one_are_sentences(source, tmp_path, field):
-    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} must be 1 or more"):
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} 0: must be 1 or more"):
         train(dataclasses.replace(TINY, **{field: 0}), source, Run(tmp_path / "run"))
 
 
@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(source, tmp_path, monkeypatch):
                 monkeypatch.setattr("dino_core.models.weights.save_file", full)
             return super().checkpoint_path(step)
 
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(UserError, match="the disk is full"):
         train(TINY, source, Filling(run.path))
     assert run.checkpoint().step == 2
     assert run.status()["state"] == "failed"
