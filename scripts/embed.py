@@ -73,12 +73,15 @@ def main() -> None:
     cpu = device_of("cpu")  # what the processes tell each other is small
     with process_group(cpu, "gallery"), bars() as progress:
         agree = partial(agreed, device=cpu) if distributed.world_size() > 1 else None
-        how = {"kind": args.kind, "batch_size": args.batch_size, "workers": args.workers}
         if agree is not None and not distributed.is_main():
-            help_build(model, source, args.out, agree, **how)
+            help_build(
+                model, source, args.out, agree,
+                kind=args.kind, batch_size=args.batch_size, workers=args.workers,
+            )  # fmt: skip
             return
         gallery = build(
-            model, source, args.out, **how,
+            model, source, args.out,
+            kind=args.kind, batch_size=args.batch_size, workers=args.workers,
             progress=progress, maps=args.maps, umap=args.umap, redo=args.redo, agree=agree,
         )  # fmt: skip
     print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
