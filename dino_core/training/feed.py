@@ -343,14 +343,14 @@ def settle_worker(_worker: int) -> None:
 
 
 def choose_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that decode and crop: for a GPU up to eight, for a CPU that computes itself few.
+    """Processes that decode and crop: one where the CPU computes too, else up to eight.
 
-    On up to four cores none: every thread of a step waits for the slowest, so a worker beside them
-    takes more from the step than it gives (docs/log.md).
+    Beside few computing threads none is better where images are small (every thread waits for the
+    slowest: docs/log.md), and far worse where decoding one takes as long as learning from it.
     """
     if asked is not None:
         return asked
     mine = distributed.cores() // distributed.local_world_size()
     if device.type == "cpu":
-        return 0 if mine <= 4 else 1
+        return 1
     return max(1, min(8, mine - 1))
