@@ -36,9 +36,9 @@ def told(run: Run) -> Iterator[None]:
         yield
         return
     before = run.status()
-    if before.get("state") not in ALIVE:
-        run.write_status(STARTING, **{k: before[k] for k in ("step", "steps") if k in before})
     try:
+        if before.get("state") not in ALIVE:
+            run.write_status(STARTING, **{k: before[k] for k in ("step", "steps") if k in before})
         with beating(run):
             yield
     except BaseException as error:
@@ -86,6 +86,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Run(Path(sys.argv[1]))
     request = read_json(run.path / REQUEST)
+    if distributed.is_main():
+        (run.path / "stop").unlink(missing_ok=True)  # of an earlier start
     with told(run):
         from dino_core.data import open_source
 
@@ -93,8 +95,11 @@ def main() -> None:
         source = open_source(request["data"], channels=channels_of(run, request))
         from dino_core.training.loop import train
 
+        recipe = recipe_for(run, source, request)
+        if distributed.is_main() and run.stop_requested():
+            raise KeyboardInterrupt  # the signal was lost: some imports catch whatever is raised
         train(
-            recipe_for(run, source, request),
+            recipe,
             source,
             run,
             resume=request["resume"],
