@@ -25,11 +25,10 @@ from dino_core import distributed
 from dino_core.benchmarks.data import SIZE, write_jpegs
 from dino_core.benchmarks.measuring import wait_for
 from dino_core.data import Source, open_source, safe_image
-from dino_core.errors import UserError
 from dino_core.models import device_of
 from dino_core.serving import choose_port
 from dino_core.training.auto import choose
-from dino_core.training.feed import Batch, FromSource, ViewDataset
+from dino_core.training.feed import FromSource, ViewDataset, whole
 from dino_core.training.plan import AUTO, planned
 from dino_core.training.recipe import Recipe
 from dino_core.training.state import create_state
@@ -315,7 +314,7 @@ def _feeding(recipe: Recipe, source: Source) -> float:
     torch.set_num_threads(1)  # as in a worker
     try:
         keys = [(0, i % len(source)) for i in range(AT_ONCE)]
-        return AT_ONCE * _rate(lambda _: _made(views.__getitems__(keys)), 1)
+        return AT_ONCE * _rate(lambda _: whole(views.__getitems__(keys)), 1)
     finally:
         torch.set_num_threads(threads)
 
@@ -324,7 +323,7 @@ def _computing(recipe: Recipe, source: Source, device: torch.device) -> float:
     """Images a second of steps on a batch that is there, the first step left out."""
     views = ViewDataset(FromSource(source, recipe.feed.stored_size), recipe.crops, recipe.seed)
     chosen = np.arange(recipe.batch_size) % len(source)
-    batch = _made(views.__getitems__([(0, int(i)) for i in chosen]))
+    batch = whole(views.__getitems__([(0, int(i)) for i in chosen]))
     torch.set_num_threads(recipe.threads)
     state, info = create_state(recipe, device), recipe.backbone.info()
     schedules = Schedules(replace(recipe, steps=1000), steps_per_epoch=100)
@@ -335,12 +334,6 @@ def _computing(recipe: Recipe, source: Source, device: torch.device) -> float:
         wait_for(device)
         ends.append(time.perf_counter())
     return recipe.batch_size * (len(ends) - 1) / (ends[-1] - ends[0])
-
-
-def _made(batch: Batch | UserError) -> Batch:
-    if isinstance(batch, UserError):
-        raise batch
-    return batch
 
 
 def _sized(count: int | None) -> str:

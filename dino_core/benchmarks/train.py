@@ -31,7 +31,7 @@ from dino_core.data import Source, open_source
 from dino_core.errors import UserError, at_least
 from dino_core.memory import keep_freed_memory
 from dino_core.models import device_of
-from dino_core.training.feed import choose_workers
+from dino_core.training.feed import choose_workers, whole
 from dino_core.training.prefetch import Prepared, prepared
 from dino_core.training.recipe import BackboneConfig, FeedConfig, HeadConfig, Recipe
 from dino_core.training.resident import Feed, decided
@@ -243,9 +243,7 @@ class Fast:
         with closing(inline.batches(range(steps))) as batches:
             for _ in range(steps):
                 with phases("decode and crop"):
-                    batch = next(batches)
-                if isinstance(batch, UserError):
-                    raise batch
+                    batch = whole(next(batches))
                 with phases("copy and color"):
                     views = batch.views(self.info, self.setting.device)
                 with phases("rest of the step"):
@@ -255,9 +253,7 @@ class Fast:
         return phases.per(steps)
 
     def _step(self, batch: Prepared | UserError) -> Tensor:
-        if isinstance(batch, UserError):
-            raise batch
-        return train_step(self.state, [batch.views], self.settings).loss
+        return train_step(self.state, [whole(batch).views], self.settings).loss
 
 
 class Plain:

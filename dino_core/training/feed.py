@@ -13,7 +13,7 @@ import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from dino_core.models import ModelInfo
 from dino_core.training.recipe import Recipe
 
 Key = tuple[int, int]  # (epoch, image index)
+Made = TypeVar("Made")
 
 TOGETHER = 16  # decoded images that a worker holds at once; their plans are made in one go
 
@@ -328,6 +329,13 @@ def _loader(
 
 def _as_it_is(batch: Any) -> Any:
     """The dataset makes whole batches."""
+    return batch
+
+
+def whole(batch: Made | UserError) -> Made:
+    """A batch that a feed gave; raises the `UserError` that came in its place."""
+    if isinstance(batch, UserError):
+        raise batch
     return batch
 
 

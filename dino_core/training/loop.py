@@ -32,7 +32,7 @@ from dino_core.training.checkpoint import (
     note_progress,
     save_checkpoint,
 )
-from dino_core.training.feed import choose_workers, step_images
+from dino_core.training.feed import choose_workers, step_images, whole
 from dino_core.training.heartbeat import beating
 from dino_core.training.meter import Meter
 from dino_core.training.monitor import Monitor
@@ -312,9 +312,7 @@ class _Loop:
     # -- images -----------------------------------------------------------------------------
 
     def _views(self, batches: Iterator[Prepared | UserError]) -> Iterator[list[torch.Tensor]]:
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
+        for batch in map(whole, batches):
             self.quarantine.add(batch.quarantined)
             yield batch.views
 

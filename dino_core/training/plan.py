@@ -25,10 +25,10 @@ from dino_core import distributed
 from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.memory import keep_freed_memory
-from dino_core.models import ModelInfo, device_of
+from dino_core.models import device_of
 from dino_core.runs import Run
 from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, spoken, warmed_up
-from dino_core.training.feed import Batch, choose_workers, feed
+from dino_core.training.feed import choose_workers, feed, whole
 from dino_core.training.parallel import agreed, own_device, process_group
 from dino_core.training.quality import Examiner, split
 from dino_core.training.recipe import Recipe
@@ -291,7 +291,7 @@ def _time_steps(
         for step in steps:
             settings = schedules.settings(step)
             chosen = islice(batches, settings.accumulate)
-            train_step(state, (_views(batch, info, device) for batch in chosen), settings)
+            train_step(state, (whole(batch).views(info, device) for batch in chosen), settings)
             _wait_for(device)
             ends.append(time.perf_counter())
             if agreed(len(ends) > 3 and ends[-1] - ends[0] > max_seconds, device):
@@ -316,12 +316,6 @@ def _time_check(state: TrainState, recipe: Recipe, source: Source) -> float:
         started = time.perf_counter()
         examiner.check(state)
         return time.perf_counter() - started
-
-
-def _views(batch: Batch | UserError, info: ModelInfo, device: torch.device) -> list[torch.Tensor]:
-    if isinstance(batch, UserError):
-        raise batch
-    return batch.views(info, device)
 
 
 def _wait_for(device: torch.device) -> None:

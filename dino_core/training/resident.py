@@ -98,7 +98,7 @@ class Feed:
                 settings.stored_size,
                 threads=self._threads(),
                 draft=settings.draft,
-                tell=spoken(self.say, "the cache"),
+                tell=sentences_of(self.say, "the cache"),
                 say=self.say,
             )
         if settings.resident == "always":
@@ -123,7 +123,7 @@ class Feed:
                 threads=self._threads(),
                 device=where,
                 shrink=shrink_of(self.recipe),
-                tell=spoken(self.say, f"the memory of {where}"),
+                tell=sentences_of(self.say, f"the memory of {where}"),
             )
 
     def _threads(self) -> int:
@@ -131,7 +131,7 @@ class Feed:
         return max(1, distributed.cores() // distributed.local_world_size())
 
 
-def spoken(say: Callable[[str], None], where: str) -> Callable[[int, int], None]:
+def sentences_of(say: Callable[[str], None], where: str) -> Callable[[int, int], None]:
     """Progress of loading as sentences, one every few seconds."""
     last = time.monotonic()
 
