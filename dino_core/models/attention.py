@@ -17,7 +17,7 @@ Shape legend: B images, N tokens (prefix first), A heads, D head width, L layers
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ def cls_rows(backbone: Any, images: Tensor) -> Tensor:
     call from many threads at once.
     Raises `UserError` for a model without a CLS token or with blocks of another kind.
     """
-    twin = _twin(backbone)  # many threads may look through one model
+    twin = unshared(backbone)  # many threads may look through one model
     with torch.no_grad(), recorded_rows(twin.vit) as rows:
         twin(images)
     return torch.stack(rows)
@@ -66,11 +66,31 @@ def last_row(vit: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _tapped(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+def last_keys(vit: nn.Module) -> Iterator[list[Tensor]]:
+    """While open, each forward fills the list with the keys of the last layer: [B, heads, N, D].
+
+    In float32, as they enter the product with the queries: after a key norm and rotary embeddings.
+    """
+    with _tapped(attention_modules(vit)[-1:], _all_keys) as keys:
+        yield keys
+
+
+def _cls_row(q_BAD: Tensor, k_BAND: Tensor, scale: float) -> Tensor:
+    return (torch.einsum("bad,band->ban", q_BAD, k_BAND) * scale).softmax(dim=-1)
+
+
+def _all_keys(q_BAD: Tensor, k_BAND: Tensor, scale: float) -> Tensor:
+    return k_BAND
+
+
+@contextmanager
+def _tapped(
+    modules: list[nn.Module], read: Callable[[Tensor, Tensor, float], Tensor] = _cls_row
+) -> Iterator[list[Tensor]]:
     rows: list[Tensor] = []
     with ExitStack() as stack:
         for layer, module in enumerate(modules):
-            tap = _Tap(module, rows, first=layer == 0)
+            tap = _Tap(module, rows, read, first=layer == 0)
             for handle in tap.hooks():
                 stack.callback(handle.remove)
         yield rows
@@ -101,7 +121,7 @@ def attention_modules(vit: nn.Module) -> list[nn.Module]:
     return known
 
 
-def _twin(module: Any) -> Any:
+def unshared(module: Any) -> Any:
     """The same module on the same tensors, but with hooks of its own (3 ms for a ViT-S)."""
     twin = copy.copy(module)
     # Module state is one dict of dicts; those with hooks and children must not be shared.
@@ -109,7 +129,7 @@ def _twin(module: Any) -> Any:
         if "hooks" in name and isinstance(value, dict):
             vars(twin)[name] = value.copy()
     vars(twin)["_modules"] = {
-        name: None if child is None else _twin(child) for name, child in module._modules.items()
+        name: None if child is None else unshared(child) for name, child in module._modules.items()
     }
     vars(twin)["_compiled_call_impl"] = None  # it would call the original
     return twin
@@ -125,11 +145,19 @@ def _has_qk(module: nn.Module) -> bool:
 
 
 class _Tap:
-    """Reads one attention module as it runs and appends its CLS row to `rows`."""
+    """Appends what `read` makes of an attention module's queries and keys to `rows` as it runs."""
 
-    def __init__(self, module: nn.Module, rows: list[Tensor], *, first: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        rows: list[Tensor],
+        read: Callable[[Tensor, Tensor, float], Tensor],
+        *,
+        first: bool,
+    ) -> None:
         self.module: Any = module
         self.rows = rows
+        self.read = read
         self.first = first  # the first layer of a forward empties the list
         self.seen: dict[str, Any] = {}
 
@@ -160,8 +188,7 @@ class _Tap:
         seen, self.seen = self.seen, {}
         q_BAD, k_BAND = self._query_and_keys(seen)
         with torch.autocast(output.device.type, enabled=False):  # the softmax is wanted in fp32
-            logits_BAN = torch.einsum("bad,band->ban", q_BAD.float(), k_BAND.float())
-            self.rows.append((logits_BAN * self.module.scale).softmax(dim=-1))
+            self.rows.append(self.read(q_BAD.float(), k_BAND.float(), self.module.scale))
 
     def _query_and_keys(self, seen: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The CLS query [B, A, D] and all keys [B, A, N, D], as they enter the product."""
