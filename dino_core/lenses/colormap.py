@@ -1,7 +1,9 @@
-"""Scalar maps to colors: viridis, inferno and magma from eleven anchors each.
+"""Scalar maps to colors: viridis, inferno, magma and turbo from 26 anchors each, and gray.
 
 Between anchors colors are interpolated linearly, which stays within 3 of 255 of the 256-entry
-originals (matplotlib's, CC0). Apps hand the same anchors to the browser.
+originals: matplotlib's (CC0), and for turbo Mikhailov's ("Turbo, An Improved Rainbow Colormap for
+Visualization", 2019; as in matplotlib, Apache 2.0). The browser has the same anchors
+(apps/assets/overlay.js).
 """
 
 import numpy as np
@@ -9,9 +11,20 @@ import numpy as np
 from dino_core.errors import UserError
 
 ANCHORS: dict[str, str] = {  # evenly spaced from 0 to 1
-    "viridis": "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725",
-    "inferno": "000004 160b39 420a68 6a176e 932667 bc3754 dd513a f37819 fca50a f6d746 fcffa4",
-    "magma": "000004 140e36 3b0f70 641a80 8c2981 b73779 de4968 f7705c fe9f6d fecf92 fcfdbf",
+    "inferno": "000004 050417 100a2e 1f0c47 300a5c 420a68 530e6d 63146e 731a6e 83206b 932667 "
+    "a42c61 b33359 c23b50 d04545 dd513a e75f2d f06e21 f67f13 fa9207 fca50a fbb81d f8cc36 f4e055 "
+    "f2f27c fcffa4",
+    "magma": "000004 050416 0f0b2c 1b1043 2a115c 3b0f70 4c117a 5c177f 6c1d81 7c2382 8c2981 9d2e7f "
+    "ad347c be3977 ce4070 de4968 ea5661 f3665c f9795d fc8c63 fe9f6d feb27a fec589 fed89a fdeaac "
+    "fcfdbf",
+    "viridis": "440154 471063 481e70 472b7a 453882 414487 3c4f8b 375a8c 32648e 2e6e8e 2a788e "
+    "26828e 228b8d 1f958b 1f9e88 22a884 2cb17e 3aba76 4dc36c 62ca5f 7ad151 93d741 aedc30 c9e01f "
+    "e4e419 fde725",
+    "turbo": "30123b 3b3081 434cb7 4668df 4682f8 3e9bfe 2db5f1 1dccd9 18dfbe 27eda5 46f884 6efe62 "
+    "94fe46 b0f937 caed34 e1dd37 f3c93a fcb236 fe972c fa781e f05b12 e24209 cf2e04 b81d02 9c0f01 "
+    "7a0403",
+    "gray": "000000 111111 222222 333333 444444 555555 666666 777777 888888 999999 aaaaaa bbbbbb "
+    "cccccc dddddd eeeeee ffffff",
 }
 
 

@@ -36,7 +36,7 @@ def test_any_leading_axes():
     assert render.nearest(np.zeros((4, 3, 2, 5)), 7, 9).shape == (4, 3, 7, 9)
 
 
-@pytest.mark.parametrize("name", ANCHORS)
+@pytest.mark.parametrize("name", ["viridis", "inferno", "magma", "gray"])
 def test_color_tables_go_from_dark_to_light(name):
     colors = table(name)
     assert colors.shape == (256, 3)
@@ -44,24 +44,25 @@ def test_color_tables_go_from_dark_to_light(name):
     assert (np.diff(luminance) > -1).all() and luminance[-1] - luminance[0] > 150
 
 
-@pytest.mark.parametrize(
-    ("name", "at", "color"),  # entries of the originals, between anchors too
-    [
-        ("viridis", 0, (68, 1, 84)),
-        ("viridis", 128, (33, 145, 140)),
-        ("viridis", 255, (253, 231, 37)),
-        ("viridis", 64, (59, 82, 139)),
-        ("inferno", 128, (188, 55, 84)),
-        ("inferno", 64, (87, 16, 110)),
-        ("magma", 192, (251, 135, 97)),
-    ],
-)
-def test_color_tables_are_near_the_originals(name, at, color):
-    assert np.abs(table(name)[at].astype(int) - color).max() <= 4
+# Entries 3, 31, 59, .. 227, 255 of the published tables, which lie between our anchors, too.
+PUBLISHED = {
+    "viridis": "450559 472c7a 3d4d8a 306a8e 25848e 1f9f88 37b878 6ece58 b5de2b fde725",
+    "inferno": "010108 1f0c48 4f0d6c 7c1d6d a82e5f d04545 ee6a24 fb9b06 f7d13d fcffa4",
+    "magma": "010108 1c1044 491078 752181 a1307e cf4070 f2625d fd9668 feca8d fcfdbf",
+    "turbo": "341b51 4669e0 31aff5 1de7b2 79fe59 cbed34 fbb838 f56918 ca2a04 7a0403",
+    "gray": "030303 1f1f1f 3b3b3b 575757 737373 8f8f8f ababab c7c7c7 e3e3e3 ffffff",
+}
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_color_tables_are_near_the_originals(name):
+    published = np.array([list(bytes.fromhex(code)) for code in PUBLISHED[name].split()])
+    drawn = table(name)[[*range(3, 228, 28), 255]].astype(int)
+    assert np.abs(drawn - published).max() <= 3
 
 
 def test_unknown_color_map_is_a_sentence():
-    with pytest.raises(UserError, match=r"jet.*use one of viridis"):
+    with pytest.raises(UserError, match=r"jet.*use one of inferno"):
         table("jet")
 
 
