@@ -1,6 +1,7 @@
 """The attention lens: where the CLS token of a ViT looks in one image, per layer and head.
 
     attention = look(model, image)              # the whole image, at its own aspect ratio
+    attention = look(model, image, query=(3, 7))  # where the patch in row 3, column 7 looks
     attention.maps                              # float32 [L, heads, h, w]
     attention.head_mean()                       # [h, w], last layer
     mass_mask(attention.maps[-1], keep=0.6)     # bool [heads, h, w]
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from dino_core.errors import UserError
-from dino_core.models.attention import attention_modules, cls_rows
+from dino_core.models.attention import CLS, attention_modules, token_rows
 from dino_core.models.preprocess import by_band
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Attention:
-    """CLS attention of one image.
+    """Attention of CLS, or of one patch, in one image.
 
     `maps` float32 [L, heads, h, w]: the softmax over all tokens, patches only; a map's sum is the
     share of attention that patches get, the rest goes to CLS and registers.
@@ -57,6 +58,7 @@ class Attention:
     patch_size: int
     model: str  # spec
     model_hash: str
+    query: tuple[int, int] | None = None  # (row, column) of the patch that looks; None: CLS
 
     @property
     def layers(self) -> int:
@@ -91,15 +93,24 @@ class Attention:
         return -(share * logs).sum(axis=-1) / max(np.log(share.shape[-1]), 1e-12)
 
 
-def look(model: "Model", image: np.ndarray, *, size: int | None = None) -> Attention:
-    """Run `model` once on `image` and keep every head's CLS map.
+def look(
+    model: "Model",
+    image: np.ndarray,
+    *,
+    size: int | None = None,
+    query: tuple[int, int] | None = None,
+) -> Attention:
+    """Run `model` once on `image` and keep every head's map of where CLS, or one patch, looks.
 
-    `image`: uint8 [H, W, C]; `size`: short side in pixels (None: `plan`'s default). Raises
-    `UserError` if that makes more than 16,384 patches, or the model has no CLS attention.
+    `image`: uint8 [H, W, C]; `size`: short side in pixels (None: `plan`'s default); `query`: (row,
+    column) of a patch on the grid that `plan` tells, from (0, 0) at the top left. Raises
+    `UserError` if that makes more than 16,384 patches, `query` is outside of the grid, or the
+    model has no such attention.
     """
     fed = plan(model, image.shape[0], image.shape[1], size=size)
+    token = query_token(model, fed, query)
     pixels = model.normalize(resized(image, fed.height, fed.width))
-    rows = cls_rows(model.backbone, pixels[None].to(model.device))
+    rows = token_rows(model.backbone, pixels[None].to(model.device), token)
     maps = rows[:, 0, :, model.backbone.num_prefix_tokens :].unflatten(-1, fed.grid)
     return Attention(
         maps=maps.cpu().numpy().astype(np.float32, copy=False),
@@ -108,7 +119,24 @@ def look(model: "Model", image: np.ndarray, *, size: int | None = None) -> Atten
         patch_size=model.backbone.patch_size,
         model=model.spec,
         model_hash=model.hash,
+        query=query,
     )
+
+
+def query_token(model: "Model", fed: Plan, query: tuple[int, int] | None) -> int:
+    """The index among all tokens of the patch at `query` (row, column), or of CLS for None.
+
+    Raises `UserError` when the grid of `fed` has no such patch.
+    """
+    if query is None:
+        return CLS
+    (row, column), (rows, columns) = query, fed.grid
+    if not (0 <= row < rows and 0 <= column < columns):
+        raise UserError(
+            f"row {row}, column {column}: no such patch, the image makes {rows} x {columns}; "
+            f"use a row from 0 to {rows - 1} and a column from 0 to {columns - 1}"
+        )
+    return model.backbone.num_prefix_tokens + row * columns + column
 
 
 def plan(model: "Model", height: int, width: int, *, size: int | None = None) -> Plan:

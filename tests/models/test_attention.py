@@ -1,4 +1,4 @@
-"""CLS rows are the softmax's own: against timm unfused, and against the published program."""
+"""Tokens' rows are the softmax's own: against timm unfused, and against the published program."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import AttentionRope
 
 from dino_core.errors import UserError
 from dino_core.models import create_backbone
-from dino_core.models.attention import attention_modules, cls_rows, recorded_rows
+from dino_core.models.attention import (
+    attention_modules,
+    cls_rows,
+    queries_and_keys,
+    recorded_rows,
+    self_attention_modules,
+    token_rows,
+)
 from dino_core.models.info import ModelInfo
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbone.npz"
@@ -30,24 +38,25 @@ IDS = [f"{name}-p{patch}" for name, patch, _, _ in KINDS]
 
 
 def backbone_of(name: str, patch: int, native: int, options: dict, seed: int = 0):
-    """A two-layer backbone whose every parameter is shaken, biases and norms too."""
+    """A narrow two-layer backbone whose every parameter is shaken, biases and norms too."""
     torch.manual_seed(seed)
-    info = ModelInfo(name, patch, native, pos_embed="timm", options={"depth": 2, **options})
+    options = {"depth": 2, "embed_dim": 96, "num_heads": 3, **options}
+    info = ModelInfo(name, patch, native, pos_embed="timm", options=options)
     backbone = create_backbone(info).eval()
     with torch.no_grad():
         for parameter in backbone.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return backbone
 
 
-def full_softmax_rows(backbone, images: torch.Tensor) -> torch.Tensor:
-    """What the model itself multiplies its values with when attention is not fused."""
+def full_softmax_rows(backbone, images: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+    """The rows that the model itself multiplies its values with when attention is not fused."""
     seen = []
     handles = []
     for block in backbone.vit.blocks:
         block.attn.fused_attn = False
         keep = block.attn.attn_drop.register_forward_hook(
-            lambda m, a, out: seen.append(out[:, :, 0])
+            lambda m, a, out: seen.append(out[:, :, tokens])
         )
         handles.append(keep)
     with torch.no_grad():
@@ -61,16 +70,64 @@ def full_softmax_rows(backbone, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 def test_rows_are_those_of_the_full_softmax(kind):
     backbone = backbone_of(*kind)
-    patch = kind[1]
-    for height, width in ((224, 224), (480 // patch * patch, 352 // patch * patch)):
-        images = torch.randn(1, 3, height // patch * patch, width // patch * patch)
+    patch, prefix = kind[1], backbone.num_prefix_tokens
+    for tall, wide in ((14, 14), (12, 7)):
+        images = torch.randn(1, 3, tall * patch, wide * patch)
+        count = prefix + tall * wide
+        # CLS, the last of the prefix, and the patches around where a wrong count would show
+        tokens = [0, prefix - 1, prefix, prefix + wide - 1, prefix + wide, count - 1]
         assert all(block.attn.fused_attn for block in backbone.vit.blocks)
-        rows = cls_rows(backbone, images)
-        tokens = backbone.num_prefix_tokens + (height // patch) * (width // patch)
-        assert rows.shape == (2, 1, backbone.num_heads, tokens)
-        expected = full_softmax_rows(backbone, images)
-        assert expected.max() > 4 / tokens  # not flat: a wrong rotation or norm would show
+        rows = torch.stack([token_rows(backbone, images, token) for token in tokens], dim=3)
+        assert rows.shape == (2, 1, backbone.num_heads, len(tokens), count)
+        expected = full_softmax_rows(backbone, images, tokens)
+        assert expected.max() > 4 / count  # not flat: a wrong rotation or norm would show
         torch.testing.assert_close(rows, expected, rtol=0, atol=1e-6)
+        assert torch.equal(cls_rows(backbone, images), rows[:, :, :, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=IDS)
+def test_queries_and_keys_make_every_row_and_keep_nothing_else(kind):
+    backbone = backbone_of(*kind)
+    images = torch.randn(2, 3, 3 * kind[1], 5 * kind[1])
+    tokens = list(range(backbone.num_prefix_tokens + 15))
+    with torch.no_grad(), queries_and_keys(backbone.vit) as layers:
+        backbone(images)
+    rows = torch.stack([(q @ k.mT).softmax(dim=-1) for q, k in layers])
+    expected = full_softmax_rows(backbone, images, tokens)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-6)
+    for part in (part for layer in layers for part in layer):
+        assert part.untyped_storage().nbytes() == 4 * part.numel()
+
+
+def test_grouped_keys_are_those_of_their_heads():
+    backbone = backbone_of("vit_tiny_patch16_224", 8, 64, {"num_heads": 4})
+    for block in backbone.vit.blocks:
+        block.attn = AttentionRope(96, num_heads=4, num_kv_heads=2, qkv_fused=False).eval()
+    images = torch.randn(2, 3, 24, 40)
+    expected = full_softmax_rows(backbone, images, [0, 7])
+    for index, token in enumerate((0, 7)):
+        rows = token_rows(backbone, images, token)
+        torch.testing.assert_close(rows, expected[:, :, :, index], rtol=0, atol=1e-6)
+
+
+def test_a_token_that_the_image_does_not_make_is_refused():
+    backbone = backbone_of(*KINDS[2])
+    images = torch.randn(1, 3, 8, 12)
+    assert token_rows(backbone, images, 8).shape[-1] == 1 + 2 + 6
+    for token in (-1, 9):
+        with pytest.raises(UserError, match=r"12 x 8 px makes 9 tokens; use 0 \(CLS\) to 8"):
+            token_rows(backbone, images, token)
+
+
+def test_only_cls_looks_in_an_xcit():
+    info = ModelInfo("xcit_tiny_12_p16_224", 16, 32, options={"depth": 1, "embed_dim": 64})
+    backbone = create_backbone(info).freeze()
+    images = torch.randn(1, 3, 32, 48)
+    assert torch.equal(token_rows(backbone, images, 0), cls_rows(backbone, images))
+    with pytest.raises(UserError, match="CLS alone attends to patches here, in the last 2 layers"):
+        token_rows(backbone, images, 1)
+    with pytest.raises(UserError, match="look from CLS, or take a ViT"):
+        self_attention_modules(backbone.vit)
 
 
 def test_golden_rows_at_every_size():
