@@ -37,7 +37,7 @@ from fastapi.routing import APIRoute
 from dino_core import catalog
 from dino_core.errors import INTERRUPTED, UserError, command
 from dino_core.gallery.thumbnails import is_placeholder
-from dino_core.serving import addresses, choose_port, is_inside, may_change
+from dino_core.serving import addresses, choose_port, may_change
 
 ASSETS = Path(__file__).parent / "assets"
 EXAMPLE_SIDE = 176  # pixels, twice what a tile shows
@@ -75,8 +75,9 @@ class LensPage:
             model=options.model or next((m.spec for m in catalog.models(options.root)), None),
             gallery=options.gallery,
             device=options.device,
+            uploads=os.environ["GRADIO_TEMP_DIR"],
         )
-        self.examples = catalog.examples()
+        self.examples = self.bench.examples
 
     # -- layout -----------------------------------------------------------------------------
 
@@ -88,6 +89,7 @@ class LensPage:
             delete_cache=(600, UPLOAD_SECONDS),
         ) as blocks:
             self.shown = gr.State(None)
+            self.size = gr.State(None)
             with gr.Row(elem_id="lens-bar"):
                 mounted("brand", elem_id="lens-brand", value=(ASSETS / "mark.svg").read_text())
                 self.model = gr.Dropdown(
@@ -104,13 +106,15 @@ class LensPage:
             self.status = mounted("status", elem_id="lens-status", value=self._told())
             self.picker = mounted("picker", elem_id="lens-picker", value=self._example_tiles())
             self.stage = mounted("stage", elem_id="lens-stage")
+            self.answers = mounted("answers", elem_id="lens-answers")
             self.neighbors = mounted("neighbors", elem_id="lens-neighbors")
             self._wire(blocks)
         return blocks
 
     def _wire(self, blocks: gr.Blocks) -> None:
         pickers = [self.model, self.gallery]
-        outputs = [self.shown, self.stage, self.neighbors, self.status]
+        outputs = [self.shown, self.size, self.stage, self.neighbors, self.status]
+        scene = [self.shown, self.size, *pickers]
         compute: dict[str, Any] = {
             "outputs": outputs,
             "show_progress": "hidden",
@@ -132,38 +136,79 @@ class LensPage:
         self.picker.upload(self.upload, pickers, **compute)
         self.picker.select(self.example, pickers, **compute)
         self.neighbors.select(self.neighbor, pickers, **compute)
-        self.model.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
-        self.gallery.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
+        self.model.input(self.again, scene, js=BUSY, **compute)
+        self.gallery.input(self.again, scene, js=BUSY, **compute)
+        self.stage.submit(self.resize, scene, **compute)
+        asking = {**compute, "outputs": [self.answers, self.status], "trigger_mode": "multiple"}
+        self.stage.select(self.ask, scene, **asking)
 
     # -- events -----------------------------------------------------------------------------
 
     def first(self, model: str, gallery: str, request: gr.Request) -> Iterator[Any]:
         """Begin with a picture, so that nobody meets an empty page."""
-        yield from self._answer(catalog.from_example(self.examples[0]), model, gallery, request)
+        yield from self._show(catalog.from_example(self.examples[0]), None, model, gallery, request)
 
-    def again(self, shown: Any, model: str, gallery: str, request: gr.Request) -> Iterator[Any]:
+    def again(
+        self, shown: Any, size: int | None, model: str, gallery: str, request: gr.Request
+    ) -> Iterator[Any]:
         """The same picture, seen by another model or beside another gallery."""
         picture = shown or catalog.from_example(self.examples[0])
-        yield from self._answer(picture, model, gallery, request)
+        yield from self._show(picture, size, model, gallery, request)
+
+    def resize(
+        self,
+        shown: Any,
+        size: int | None,
+        model: str,
+        gallery: str,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        """The same picture at another size."""
+        try:
+            size = catalog.Question(event._data or {}).whole("size", 1)
+        except UserError as error:
+            yield unchanged(error)
+        else:
+            yield from self.again(shown, size, model, gallery, request)
+
+    def ask(
+        self,
+        shown: Any,
+        size: int | None,
+        model: str,
+        gallery: str,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> tuple[Any, Any]:
+        """A question about the picture; the answer goes back under the question's number."""
+        asked = catalog.Question(event._data or {})
+        number = "?"
+        try:
+            number = asked.text("number")
+            if shown is None:
+                raise UserError("there is no picture yet; choose one")
+            scene = catalog.Scene(shown, model or "", gallery, size, self._names(request))
+            answer = self.bench.ask(scene, asked.text("about"), asked.part("details"))
+        except UserError as error:
+            return {"number": number, "problem": str(error)}, told("problem", f"{error}.")
+        return {"number": number, "answer": answer}, told("ready", answer.pop("sentence", "Ready"))
 
     def upload(
         self, model: str, gallery: str, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
-        path, name = Path(str(event.path)), str(event.name)[:120]
         try:
-            if not is_inside(os.environ["GRADIO_TEMP_DIR"], path):
-                raise UserError(f"{name}: did not arrive; choose it again")
-            picture = catalog.uploaded(path, name)
+            picture = self.bench.picture_named(catalog.Question(event._data or {}))
         except UserError as error:
             yield unchanged(error)
         else:
-            yield from self._answer(picture, model, gallery, request)
+            yield from self._show(picture, None, model, gallery, request)
 
     def example(
         self, model: str, gallery: str, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
         example = self.examples[int(event.index) % len(self.examples)]
-        yield from self._answer(catalog.from_example(example), model, gallery, request)
+        yield from self._show(catalog.from_example(example), None, model, gallery, request)
 
     def neighbor(
         self, model: str, gallery: str, event: gr.EventData, request: gr.Request
@@ -173,7 +218,7 @@ class LensPage:
         except UserError as error:
             yield unchanged(error)
         else:
-            yield from self._answer(picture, model, gallery, request)
+            yield from self._show(picture, None, model, gallery, request)
 
     def list_again(self, model: str | None, gallery: str | None) -> list[Any]:
         """What there is by now; what was picked stays picked while it is there."""
@@ -187,18 +232,29 @@ class LensPage:
         loading = self.bench.status().state == "loading"
         return (self._told() if loading else gr.skip()), gr.Timer(active=loading)
 
-    def _answer(
-        self, picture: catalog.Picture, model: str | None, gallery: str | None, request: gr.Request
+    def _show(
+        self,
+        picture: catalog.Picture,
+        size: int | None,
+        model: str | None,
+        gallery: str | None,
+        request: gr.Request,
     ) -> Iterator[Any]:
         """First what the model sees, then the neighbors. A mistake leaves what was there."""
-        names = may_change(self.options.host, self.options.token, request.query_params.get("token"))
+        names = self._names(request)
         try:
-            sight = self.bench.look(picture, model or "", names_allowed=names)
+            sight = self.bench.look(picture, model or "", size=size, names_allowed=names)
         except UserError as error:
             yield unchanged(error)
             return
-        yield picture, drawn(picture, sight), gr.skip(), told("ready", sight.sentence)
-        yield gr.skip(), gr.skip(), self._near(picture, model or "", gallery, names), gr.skip()
+        yield picture, size, drawn(picture, sight), gr.skip(), told("ready", sight.sentence)
+        near = self._near(picture, model or "", gallery, names)
+        yield gr.skip(), gr.skip(), gr.skip(), near, gr.skip()
+
+    def _names(self, request: gr.Request) -> bool:
+        """Whether this visitor may type the names of published models."""
+        token = request.query_params.get("token")
+        return may_change(self.options.host, self.options.token, token)
 
     def _near(
         self, picture: catalog.Picture, model: str, gallery: str | None, names: bool
@@ -284,12 +340,14 @@ def told(state: str, sentence: str) -> dict[str, Any]:
 
 def unchanged(error: UserError) -> tuple[Any, ...]:
     """Say what was wrong; picture, heads and neighbors stay as they were."""
-    return gr.skip(), gr.skip(), gr.skip(), told("problem", f"{error}.")
+    return gr.skip(), gr.skip(), gr.skip(), gr.skip(), told("problem", f"{error}.")
 
 
-def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, str]:
-    """What overlay.js draws."""
+def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, Any]:
+    """What overlay.js draws, and the sizes at which the picture could be looked at."""
     return {
+        "fed": sight.fed,
+        "sizes": sight.sizes,
         "title": picture.title,
         "credit": picture.credit,
         "image": data_url(sight.photo),

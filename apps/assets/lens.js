@@ -118,21 +118,119 @@ function picker({element, props, trigger, upload}) {
   });
 }
 
-function stage({element, props, watch}) {
+// Questions to the server, by number. `answers` resolves what `stage` asked.
+globalThis.lensWaiting ??= new Map();
+
+/** Mounted beside the stage, shows nothing: hands each answer to whoever asked. */
+function answers({props, watch}) {
+  watch("value", () => {
+    const {number, answer, problem} = props.value ?? {};
+    const asker = globalThis.lensWaiting.get(number);
+    globalThis.lensWaiting.delete(number);
+    if (problem) asker?.reject(new Error(problem));
+    else asker?.resolve(answer);
+  });
+}
+
+/** The picture under its tabs. The first, Heads, is overlay.js; the others are in `lensTabs`, each
+    `{id, title, mount(home, desk)}`, mounted when it is first opened. `mount` may return `{show()}`,
+    which is called whenever the tab is in front and the picture has changed since.
+
+    desk.ask(about, details)   promises the server's answer to a question about the picture
+    desk.upload(file)          promises {path, name} for a question that names a second picture
+    desk.picture()             {title, image, payload, fed, ...} as apps/lens.py `drawn` sent it */
+function stage({element, props, trigger, upload, watch}) {
   const home = element.firstChild;
-  const empty = node("div", {class: "stage-empty"}, node("div", {class: "stage-pulse"}),
-    node("p", {}, "The picture and what each head looks at appear here."));
-  home.replaceChildren(empty);
-  let lens = null;
-  const show = async () => {
-    if (!props.value) return;
+  home.replaceChildren(node("div", {class: "stage-empty"}, node("div", {class: "stage-pulse"}),
+    node("p", {}, "The picture and what each head looks at appear here.")));
+  let asked = 0, seen = 0, open = null;
+
+  function ask(about, details = {}) {
+    busy(true);
+    asked += 1;
+    const number = `${about} ${asked}`;
+    return new Promise((resolve, reject) => {
+      globalThis.lensWaiting.set(number, {resolve, reject});
+      trigger("select", {about, number, details});
+    }).finally(() => busy(false));
+  }
+  async function send(file) {
+    const {path} = await upload(file);
+    return {path, name: file.name || "pasted picture"};
+  }
+  const desk = {ask, upload: send, picture: () => props.value};
+
+  const heads = {id: "heads", title: "Heads", mount(place) {
     const {payload, image, title} = props.value;
-    const next = {payload: bytesFromBase64(payload), image, title};
-    if (lens) await lens.update(next);
-    else await (lens = mountLens(home, next)).ready;
+    const lens = mountLens(place, {payload: bytesFromBase64(payload), image, title, ask});
+    const sizes = sizeSlider((size) => { busy(true); trigger("submit", {size}); });
+    place.querySelector(".lens-controls").append(sizes.row);
+    sizes.show(props.value);
+    return {show() {
+      sizes.show(props.value);
+      return lens.update({...props.value, payload: bytesFromBase64(props.value.payload)});
+    }};
+  }};
+  const tabs = [heads, ...(globalThis.lensTabs ?? [])].map((tab) => ({...tab,
+    button: node("button", {type: "button", role: "tab", id: `tab-${tab.id}`, class: "tab",
+      "aria-controls": `panel-${tab.id}`, onclick: () => bring(tab.id)}, tab.title),
+    home: node("div", {role: "tabpanel", id: `panel-${tab.id}`, class: "tab-panel",
+      "aria-labelledby": `tab-${tab.id}`}),
+  }));
+  const bar = node("div", {class: "tabs", role: "tablist", "aria-label": "Ways to look at the picture",
+    onkeydown: (event) => {
+      const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+      if (!step) return;
+      const next = tabs[(tabs.indexOf(open) + step + tabs.length) % tabs.length];
+      bring(next.id);
+      next.button.focus();
+    }}, ...tabs.map((tab) => tab.button));
+
+  function bring(id) {
+    open = tabs.find((tab) => tab.id === id) ?? tabs[0];
+    for (const tab of tabs) {
+      tab.button.setAttribute("aria-selected", tab === open);
+      tab.button.tabIndex = tab === open ? 0 : -1;
+      tab.home.hidden = tab !== open;
+    }
+    if (!open.mounted) open.mounted = open.mount(open.home, desk) ?? {};
+    else if (open.seen !== seen) open.mounted.show?.();
+    open.seen = seen;
+  }
+  const show = () => {
+    if (!props.value) return;
+    seen += 1;
+    if (!open) home.replaceChildren(bar, ...tabs.map((tab) => tab.home));
+    bring(open?.id);
   };
   watch("value", show);
   show();
+}
+
+/** The size at which the model looks, with what it will cost told while the slider moves. */
+function sizeSlider(change) {
+  const input = node("input", {type: "range", id: "lens-size", min: 0, step: 1, "data-lens": "size"});
+  const output = node("output", {for: "lens-size"});
+  const cost = node("p", {class: "lens-cost", role: "status"});
+  let sizes = [];
+  const tell = () => {
+    const [, height, width, patches, memory, seconds] = sizes[Number(input.value)];
+    output.textContent = `${width} × ${height} px`;
+    input.setAttribute("aria-valuetext", output.textContent);
+    const time = seconds < 0.95 ? `${seconds.toFixed(1)} s` : `${Math.round(seconds)} s`;
+    cost.textContent = `${patches.toLocaleString("en")} patches · about ${time} and ` +
+      `${Math.max(1, Math.round(memory / 2 ** 20)).toLocaleString("en")} MB`;
+  };
+  input.addEventListener("input", tell);
+  input.addEventListener("change", () => change(sizes[Number(input.value)][0]));
+  const row = node("div", {class: "lens-row"}, node("label", {for: "lens-size"}, "Seen at", output), input, cost);
+  return {row, show({fed, sizes: offered}) {
+    sizes = offered;
+    input.max = sizes.length - 1;
+    const gap = ([, height, width]) => Math.abs(height - fed[0]) + Math.abs(width - fed[1]);
+    input.value = sizes.reduce((best, one, i) => (gap(one) < gap(sizes[best]) ? i : best), 0);
+    tell();
+  }};
 }
 
 function neighbors({element, props, trigger, watch}) {
@@ -186,5 +284,5 @@ function hits(near, trigger) {
   ];
 }
 
-globalThis.lensParts = {brand, colors, status, picker, stage, neighbors};
+globalThis.lensParts = {brand, colors, status, picker, stage, answers, neighbors};
 const lensParts = globalThis.lensParts;

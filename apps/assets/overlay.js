@@ -1,9 +1,12 @@
 // The attention overlay: draws a lens payload over its photo, entirely in the browser.
 //
-//   const lens = mountLens(element, {payload: Uint8Array, image: url, title: "china.jpg"});
+//   const lens = mountLens(element, {payload: Uint8Array, image: url, title: "china.jpg", ask});
 //   lens.update({payload, image, title});      // another picture; layer, head, sliders stay
 //   lens.destroy();
 //   element.addEventListener("lens", e => e.detail)      // {layer, head, keep, ...} on each change
+//
+// `ask(about, details)` is optional: a function that promises the server's answer. With it a click
+// on a patch shows the attention from there, and rollout is offered.
 //
 // Plain JavaScript without a build: put it before your own code in Gradio's `js_on_load` or in a
 // Streamlit v2 component. It wants theme.css and overlay.css, and makes no request of its own.
@@ -19,10 +22,13 @@ const LENS_COLORS = {
     "d93806 b11901 7a0403",
   gray: "000000 ffffff",
 };
-const LENS_MODES = [["heat", "Heat map"], ["masked", "Masked"], ["spotlight", "Spotlight"]];
+const LENS_MODES = [["heat", "Heat map"], ["masked", "Masked"], ["spotlight", "Spotlight"],
+  ["colored", "By head"]];
 const LENS_FIELD = 640; // pixels on the long side of a smoothly upsampled map
 const LENS_LONG_SIDE = 1200; // pixels of the drawing, at least
 const LENS_MEAN = -1; // the "head" that is the mean of a layer's heads
+const LENS_LIKE = -2; // the "head" that is the cosine of a patch's feature with all others
+const LENS_HOLD = 260; // milliseconds after which a press shows the photo and is no click
 
 // ---- the payload -------------------------------------------------------------------------------
 
@@ -69,6 +75,18 @@ function headMap(header, codes, layer, head) {
     return Math.round(kept[below] * (1 - share) + kept[above] * share);
   };
   return finished(values, header.max[layer][head], count, descending(values));
+}
+
+/** A map of cosines from the server, {grid, low, high, codes}. Cosines of one image lie close together,
+    so `count(keep)` takes the patches in the upper `keep` of the range they span. */
+function readCosines({low, high, codes}) {
+  const bytes = bytesFromBase64(codes);
+  const cosines = Float32Array.from(bytes, (code) => low + (high - low) * (code / 255));
+  const order = descending(cosines);
+  const shades = Float32Array.from(bytes, (code) => code / 255);
+  const count = (keep) => shades.reduce((sum, shade) => sum + (shade >= 1 - keep ? 1 : 0), 0);
+  const bound = (keep) => high - keep * (high - low);
+  return {values: cosines, shades, least: low, peak: 1, count, order, bound};
 }
 
 /** The mean over a layer's heads; its mask counts come from the decoded values. */
@@ -216,28 +234,77 @@ function levelOutline(values, h, w, level) {
   return lines;
 }
 
-/** Draw photo, heat and outline of one head. `state` as in `mountLens`. */
-function paintStage(canvas, photo, lens, state, scratch) {
-  const context = canvas.getContext("2d");
-  const {width, height} = canvas;
-  const map = lens.map(state.layer, state.head);
+/** What of a map is drawn: its field of pixels (`values`, H, W), and which of them the mass mask
+    keeps. A smooth field is kept with the map. */
+function keptField(map, {h, w}, state) {
   const count = map.count(state.keep);
   const level = levelOf(map, count);
+  const inside = new Uint8Array(map.values.length);
+  for (let i = 0; i < count; i++) inside[map.order[i]] = 1;
+  const factor = state.smooth ? Math.max(1, Math.ceil(LENS_FIELD / Math.max(h, w))) : 1;
+  if (factor > 1 && map.factor !== factor) {
+    map.field = upsample(map.shades, h, w, factor);
+    map.factor = factor;
+  }
+  const field = factor > 1 ? map.field : {values: map.shades, H: h, W: w};
+  const isKept = factor > 1 ? (i) => field.values[i] >= level : (i) => inside[i] === 1;
+  return {count, level, inside, field, isKept};
+}
+
+/** The color of a head, [r, g, b]: hues a golden angle apart, so that neighbors differ. */
+function headColor(head) {
+  const hue = (head * 137.508 + 205) % 360;
+  const part = (n) => {
+    const k = (n + hue / 30) % 12; // hsl to rgb, saturation 0.85, lightness 0.58
+    return Math.round(255 * (0.58 - 0.85 * 0.42 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  };
+  return [part(0), part(8), part(4)];
+}
+
+/** Each head's kept patches in the head's own color, the strongest head in front: the paper's
+    picture of several heads at once. */
+function paintHeads(canvas, maps, grid, state) {
+  const kept = maps.map((map) => keptField(map, grid, state));
+  const {H, W} = kept[0].field;
+  const colors = maps.map((_, head) => headColor(head));
+  canvas.width = W;
+  canvas.height = H;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(W, H);
+  for (let i = 0; i < H * W; i++) {
+    let best = -1, most = -1;
+    for (let head = 0; head < kept.length; head++) {
+      if (kept[head].field.values[i] > most && kept[head].isKept(i)) {
+        most = kept[head].field.values[i];
+        best = head;
+      }
+    }
+    if (best < 0) continue;
+    picture.data.set(colors[best], 4 * i);
+    picture.data[4 * i + 3] = 255 * state.opacity;
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+/** Draw photo, heat and outline of one map. `lens` is what `readLens` gives, `state` as in
+    `mountLens`; `map` is the map that is chosen. */
+function paintStage(canvas, photo, lens, map, state, scratch) {
+  const context = canvas.getContext("2d");
+  const {width, height} = canvas;
   context.globalAlpha = 1;
   context.globalCompositeOperation = "source-over";
   context.drawImage(photo, 0, 0, width, height);
   if (state.peek) return;
 
-  const inside = new Uint8Array(map.values.length);
-  for (let i = 0; i < count; i++) inside[map.order[i]] = 1;
-  const factor = state.smooth ? Math.max(1, Math.ceil(LENS_FIELD / Math.max(lens.h, lens.w))) : 1;
-  if (factor > 1 && map.factor !== factor) {
-    map.field = upsample(map.shades, lens.h, lens.w, factor);
-    map.factor = factor;
-  }
-  const field = factor > 1 ? map.field : {values: map.shades, H: lens.h, W: lens.w};
-  const isKept = factor > 1 ? (i) => field.values[i] >= level : (i) => inside[i] === 1;
   context.imageSmoothingEnabled = state.smooth;
+  if (state.mode === "colored" && !map.bound) {
+    desaturate(context, width, height, state.opacity);
+    const layer = Math.min(state.layer, lens.layers - 1);
+    paintHeads(scratch, [...Array(lens.heads).keys()].map((head) => lens.map(layer, head)), lens, state);
+    context.drawImage(scratch, 0, 0, width, height);
+    return;
+  }
+  const {count, level, inside, field, isKept} = keptField(map, lens, state);
   if (state.mode === "spotlight") {
     const shade = new Uint8Array(256).fill(255 * state.opacity);
     paintField(scratch, field.values, field.W, field.H, new Uint8Array(768),
@@ -263,6 +330,20 @@ function desaturate(context, width, height, amount) {
   context.fillRect(0, 0, width, height);
   context.globalCompositeOperation = "source-over";
   context.globalAlpha = 1;
+}
+
+/** A square around a patch; `strong` is where attention comes from, else the keyboard's place. */
+function paintPatch(context, {row, column}, {h, w}, strong) {
+  const {width, height} = context.canvas;
+  const unit = Math.max(width, height) / 600;
+  const box = [(column * width) / w, (row * height) / h, width / w, height / h];
+  for (const [color, thickness] of [["rgb(6 9 20 / 85%)", strong ? 7 : 5], ["#ffffff", strong ? 3 : 2]]) {
+    context.strokeStyle = color;
+    context.lineWidth = thickness * unit;
+    context.setLineDash(strong ? [] : [4 * unit, 4 * unit]);
+    context.strokeRect(...box);
+  }
+  context.setLineDash([]);
 }
 
 function strokeLines(context, lines, sx, sy, unit) {
@@ -328,6 +409,7 @@ function lensSegments(legend, options, value, change) {
       type: "radio", name: group, value: key, checked: key === value, onchange: () => change(key),
     }), lensNode("span", {}, text)));
   }
+  row.set = (key) => { for (const input of row.querySelectorAll("input")) input.checked = input.value === key; };
   return row;
 }
 
@@ -337,12 +419,14 @@ function lensCheck(text, checked, change) {
 }
 
 /** Mount the overlay into `element`; see the top of this file. */
-function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
+function mountLens(element, {payload, image, title = "", state: wanted = {}, ask = null}) {
   const state = {
     layer: -1, head: LENS_MEAN, opacity: 0.65, keep: 0.6, mode: "heat", outline: true,
-    colors: "inferno", smooth: true, peek: false, ...wanted,
+    colors: "inferno", smooth: true, peek: false, from: "class", patch: null, ...wanted,
   };
   let lens = null, photo = null, name = title, frame = 0, latest = 0, tiles = [];
+  let sources = new Map(); // what was asked for of this picture: rollout, and patches by place
+  let cursor = null; // the patch that the keyboard is at
   const scratch = document.createElement("canvas");
   const change = (part) => { Object.assign(state, part); refresh(); };
 
@@ -351,11 +435,18 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
   const reading = lensNode("div", {class: "lens-reading", "aria-hidden": "true"});
   const stage = lensNode("div", {
     class: "lens-stage", tabindex: "0", role: "group",
-    "aria-label": "Picture with attention. Left and right arrow change the head, up and down the layer.",
+    "aria-label": "Picture with attention. Left and right arrow change the head, up and down the layer" +
+      (ask ? "; with shift they choose a patch, and Enter shows the attention from it." : "."),
     onpointermove: (event) => readPatch(event), onpointerleave: () => { reading.textContent = ""; },
-    onpointerdown: () => change({peek: true}),
+    onpointerdown: (event) => press(event), onclick: (event) => choose(event),
   }, canvas, reading);
-  const release = () => { if (state.peek) change({peek: false}); };
+  let held = 0;
+  const press = (event) => {
+    if (event.button) return;
+    clearTimeout(held);
+    held = setTimeout(() => change({peek: true}), ask ? LENS_HOLD : 0);
+  };
+  const release = () => { clearTimeout(held); if (state.peek) setTimeout(() => change({peek: false})); };
   window.addEventListener("pointerup", release);
   window.addEventListener("pointercancel", release);
   const what = lensNode("strong");
@@ -381,7 +472,11 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
   const colors = lensNode("select", {id: colorsId, onchange: (e) => change({colors: e.target.value})},
     ...Object.keys(LENS_COLORS).map((key) => lensNode("option", {value: key, selected: key === state.colors},
       key[0].toUpperCase() + key.slice(1))));
-  const panel = lensNode("div", {class: "lens-panel"}, layer.row, grid,
+  const from = lensSegments("Attention from", [["class", "Class token"], ["patch", "Patch"],
+    ["rollout", "Rollout"]], state.from, (origin) => attend({from: origin}));
+  const origin = ask ? [lensNode("div", {class: "lens-row"},
+    lensNode("span", {class: "lens-legend"}, "Attention from"), from)] : [];
+  const panel = lensNode("div", {class: "lens-panel"}, ...origin, layer.row, grid,
     lensNode("div", {class: "lens-controls"},
       lensSegments("Show attention as", LENS_MODES, state.mode, (mode) => change({mode})),
       opacity.row, keep.row,
@@ -396,28 +491,96 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
     lensNode("div", {class: "lens-layout"}, figure, panel), spoken);
   element.replaceChildren(root);
 
-  const headName = (head) => (head === LENS_MEAN ? "Mean" : `Head ${head + 1}`);
-  const label = () => `Layer ${state.layer + 1} · ${headName(state.head)}`;
+  const patchKey = () => (state.patch ? `${state.patch.row},${state.patch.column}` : "");
+  const wantedSource = () => (state.from === "patch" ? patchKey() : state.from);
+  const source = () => sources.get(wantedSource()) ?? lens; // the class token until an answer is here
+  const map = (head = state.head) => {
+    const {like, ...own} = source();
+    if (head === LENS_LIKE && like) return like;
+    return own.map(Math.min(state.layer, own.layers - 1), Math.min(Math.max(head, LENS_MEAN), own.heads - 1));
+  };
+  const heads = () => {
+    const {like, heads: count} = source();
+    if (count === 1 && source() !== lens) return [LENS_MEAN];
+    return [...(like ? [LENS_LIKE] : []), LENS_MEAN, ...Array(count).keys()];
+  };
+  const headName = (head) => ({[LENS_MEAN]: "Mean", [LENS_LIKE]: "Similar"}[head] ?? `Head ${head + 1}`);
+  const label = () => {
+    if (state.head === LENS_LIKE) return "Similar patches";
+    if (source().layers === 1 && source() !== lens) return "All layers · rollout";
+    return `Layer ${state.layer + 1} · ${headName(state.head)}`;
+  };
 
   function walk(event) {
     const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
-    if (!step || !lens || event.target.matches("input, select") || event.altKey || event.ctrlKey) return;
+    if (!lens || event.target.matches("input, select") || event.altKey || event.ctrlKey) return;
+    if (ask && event.target === stage && (event.key === "Enter" || (step && event.shiftKey))) {
+      event.preventDefault();
+      return step ? moveCursor(step) : attend({from: "patch", patch: cursor ?? middle()});
+    }
+    if (event.key === "Escape" && state.from !== "class") return attend({from: "class"});
+    if (!step || event.shiftKey) return;
     event.preventDefault();
-    const heads = lens.heads + 1; // the mean stands before head 1
-    const head = ((state.head + 1 + step[0] + heads) % heads) - 1;
+    const there = heads();
+    const at = Math.max(there.indexOf(state.head), 0);
+    const head = there[(at + step[0] + there.length) % there.length];
     change({head, layer: Math.min(Math.max(state.layer + step[1], 0), lens.layers - 1)});
-    if (grid.contains(document.activeElement) || grid.contains(event.target)) tiles[head + 1].focus();
+    if (grid.contains(document.activeElement) || grid.contains(event.target)) tiles[there.indexOf(head)].focus();
+  }
+
+  const middle = () => ({row: lens.h >> 1, column: lens.w >> 1});
+
+  function moveCursor([x, y]) {
+    const {row, column} = cursor ?? state.patch ?? middle();
+    const within = (value, most) => Math.min(Math.max(value, 0), most - 1);
+    cursor = {row: within(row - y, lens.h), column: within(column + x, lens.w)};
+    spoken.textContent = `patch ${cursor.column + 1}, ${cursor.row + 1}`;
+    refresh();
+  }
+
+  /** The patch under the pointer, or null: shares of the drawing's box hold at any zoom. */
+  function patchAt({clientX, clientY}) {
+    const box = canvas.getBoundingClientRect();
+    const column = Math.floor(((clientX - box.left) / box.width) * lens.w);
+    const row = Math.floor(((clientY - box.top) / box.height) * lens.h);
+    const outside = column < 0 || row < 0 || column >= lens.w || row >= lens.h;
+    return outside ? null : {row, column};
   }
 
   function readPatch(event) {
-    if (!lens) return;
-    const box = canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - box.left) / box.width) * lens.w);
-    const y = Math.floor(((event.clientY - box.top) / box.height) * lens.h);
-    const outside = x < 0 || y < 0 || x >= lens.w || y >= lens.h;
-    const map = lens.map(state.layer, state.head);
-    const share = (100 * map.peak * map.values[y * lens.w + x]).toPrecision(2);
-    reading.textContent = outside ? "" : `patch ${x + 1}, ${y + 1} · ${share} % of attention`;
+    const patch = lens && patchAt(event);
+    if (!patch) { reading.textContent = ""; return; }
+    const {values, peak: most, bound} = map();
+    const value = values[patch.row * lens.w + patch.column];
+    const told = bound ? `cosine ${value.toFixed(2)}` : `${(100 * most * value).toPrecision(2)} % of attention`;
+    reading.textContent = `patch ${patch.column + 1}, ${patch.row + 1} · ${told}`;
+  }
+
+  function choose(event) {
+    const patch = ask && lens && !state.peek && patchAt(event);
+    if (!patch) return;
+    cursor = null;
+    attend({from: "patch", patch});
+  }
+
+  /** Show the attention from elsewhere: asks once, then it is kept with the picture. */
+  async function attend(wish) {
+    change(wish);
+    if (state.from === "patch" && !state.patch) return change({patch: middle()}), attend({});
+    const key = wantedSource(), of = sources;
+    if (key !== "class" && !of.has(key)) {
+      root.classList.add("lens-waiting");
+      try {
+        const answer = key === "rollout" ? await ask("rollout", {}) : await ask("patch", state.patch);
+        const read = readLens(bytesFromBase64(answer.payload));
+        of.set(key, answer.similarity ? {...read, like: readCosines(answer.similarity)} : read);
+      } catch {
+        if (key === wantedSource() && of === sources) change({from: "class"}); // the page says why
+      }
+      root.classList.remove("lens-waiting");
+    }
+    if (key === wantedSource() && of === sources) buildTiles();
+    refresh();
   }
 
   function save() {
@@ -428,10 +591,12 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
   }
 
   function buildTiles() {
-    tiles = [LENS_MEAN, ...Array(lens.heads).keys()].map((head) => lensNode("button", {
-      type: "button", class: "lens-tile", role: "radio", onclick: () => change({head}),
+    const there = heads();
+    if (!there.includes(state.head)) state.head = LENS_MEAN;
+    tiles = there.map((head) => lensNode("button", {
+      type: "button", class: "lens-tile", role: "radio", onclick: () => change({head}), "data-head": head,
       "aria-label": headName(head),
-    }, document.createElement("canvas"), lensNode("span", {}, head === LENS_MEAN ? "Mean" : head + 1)));
+    }, document.createElement("canvas"), lensNode("span", {}, head < 0 ? headName(head) : head + 1)));
     grid.style.setProperty("--lens-columns", tileColumns(tiles.length, lens.w / lens.h));
     grid.replaceChildren(...tiles);
   }
@@ -439,25 +604,34 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
   function paintTiles() {
     const drawn = [state.layer, state.colors, state.smooth].join();
     const table = colorTable(state.colors);
-    tiles.forEach((tile, i) => {
-      const chosen = i - 1 === state.head;
+    tiles.forEach((tile) => {
+      const head = Number(tile.dataset.head);
+      const chosen = head === state.head;
       tile.setAttribute("aria-checked", chosen);
       tile.tabIndex = chosen ? 0 : -1;
+      const color = state.mode === "colored" && head >= 0 ? `rgb(${headColor(head).join()})` : "";
+      tile.lastChild.style.background = color;
+      tile.lastChild.style.color = color && "#060914";
       if (tile.drawn === drawn) return;
       tile.drawn = drawn;
       tile.firstChild.style.imageRendering = state.smooth ? "auto" : "pixelated";
-      paintField(tile.firstChild, lens.map(state.layer, i - 1).shades, lens.w, lens.h, table);
+      paintField(tile.firstChild, map(head).shades, lens.w, lens.h, table);
     });
   }
 
   function describe() {
-    const map = lens.map(state.layer, state.head);
-    const patches = map.count(state.keep);
-    const area = Math.round((100 * patches) / map.values.length);
+    const chosen = map();
+    const area = Math.round((100 * chosen.count(state.keep)) / chosen.values.length);
     what.textContent = label();
-    share.textContent = `${Math.round(100 * state.keep)} % of the attention lies in ${area} % of the picture`;
-    least.textContent = (100 * map.least).toPrecision(2);
-    peak.textContent = `${(100 * map.peak).toPrecision(2)} % per patch`;
+    if (chosen.bound) {
+      share.textContent = `${area} % of the picture has a cosine of ${chosen.bound(state.keep).toFixed(2)} or more`;
+      least.textContent = chosen.least.toFixed(2);
+      peak.textContent = `${chosen.bound(0).toFixed(2)} cosine`;
+    } else {
+      share.textContent = `${Math.round(100 * state.keep)} % of the attention lies in ${area} % of the picture`;
+      least.textContent = (100 * chosen.least).toPrecision(2);
+      peak.textContent = `${(100 * chosen.peak).toPrecision(2)} % per patch`;
+    }
     canvas.setAttribute("aria-label", `${name || "Picture"}. ${label()}. ${share.textContent}.`);
     spoken.textContent = `${label()}. ${share.textContent}.`;
     paintField(scale, Float32Array.from({length: 256}, (_, i) => i / 255), 256, 1, colorTable(state.colors));
@@ -468,11 +642,16 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
     if (!lens || !photo) return;
     paintTiles();
     describe();
-    paintStage(canvas, photo, lens, state, scratch);
+    paintStage(canvas, photo, source(), map(), state, scratch);
+    if (state.peek) return;
+    const context = canvas.getContext("2d");
+    if (state.from === "patch" && state.patch) paintPatch(context, state.patch, lens, true);
+    if (cursor) paintPatch(context, cursor, lens, false);
   }
 
   function refresh() {
     if (lens) layer.set(state.layer + 1); // the arrow keys move the layer too
+    from.set(state.from);
     if (!frame) frame = requestAnimationFrame(paint);
     const {peek, ...told} = state;
     element.dispatchEvent(new CustomEvent("lens", {detail: told}));
@@ -488,6 +667,9 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}}) {
     if (asked !== latest) return; // a later picture was quicker
     const same = lens && lens.layers === next.layers && lens.heads === next.heads;
     lens = next;
+    sources = new Map([["class", next]]);
+    cursor = null;
+    Object.assign(state, {from: "class", patch: null});
     photo = picture;
     name = text;
     const {naturalWidth: width, naturalHeight: height} = picture;

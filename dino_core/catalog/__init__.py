@@ -2,6 +2,8 @@
 
 entries     what is listed under a root, for pickers
 pictures    an upload, an example, an image of a gallery: one kind of thing
+questions   what a page asks about its picture, read without trust
+answers     the answers, one module a kind of question
 workbench   models and galleries kept open; answers what a page asks about a picture
 
 Importing this imports no torch: a page answers first, and `Workbench.start` loads the rest.
@@ -30,6 +32,7 @@ from dino_core.catalog.pictures import (
     load,
     uploaded,
 )
+from dino_core.catalog.questions import Question, Scene
 from dino_core.catalog.workbench import (
     Neighbor,
     Neighborhood,
@@ -48,6 +51,8 @@ __all__ = [
     "Neighbor",
     "Neighborhood",
     "Picture",
+    "Question",
+    "Scene",
     "Sight",
     "Status",
     "Workbench",

@@ -8,6 +8,7 @@
 Importing this module imports no torch. Computing is done one request at a time, under one lock.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -15,11 +16,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dino_core.catalog.entries import (
     ModelEntry,
     check_model,
+    examples,
     galleries,
     gallery_key,
     gallery_title,
@@ -27,18 +29,29 @@ from dino_core.catalog.entries import (
     model_title,
     models,
 )
-from dino_core.catalog.pictures import Picture, from_gallery, jpeg, load
+from dino_core.catalog.pictures import (
+    Picture,
+    from_example,
+    from_gallery,
+    jpeg,
+    load,
+    uploaded,
+)
+from dino_core.catalog.questions import Question, Scene
 from dino_core.errors import UserError
 from dino_core.gallery.listing import GalleryEntry, entry
+from dino_core.serving import is_inside
 
 if TYPE_CHECKING:
     from dino_core.gallery import Gallery
     from dino_core.lenses import Attention
+    from dino_core.lenses.tokens import Tokens
     from dino_core.models import Model
 
 SHOWN_SIDE = 1400  # pixels on the long side of the photo that is sent back
 MODELS_KEPT = 3
 SIGHTS_KEPT = 24
+TOKENS_KEPT = 4  # patch tokens of pictures: up to 25 MB each
 TEMPERATURE = 0.07  # of the neighbors' vote, as in dino_core.measures.knn
 
 
@@ -49,6 +62,8 @@ class Sight:
     payload: bytes  # a LensPayload
     photo: bytes  # JPEG, long side at most 1400 px
     sentence: str
+    fed: tuple[int, int]  # (height, width) in pixels at which the model looked
+    sizes: list[tuple[int, int, int, int, int, float]]  # on offer: see `_sizes`
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,9 @@ class Status:
 
 
 class Workbench:
-    """See the top of this file. `model` and `gallery` are what the app was started with."""
+    """See the top of this file. `model` and `gallery` are what the app was started with, `uploads`
+    the one folder where files of visitors arrive.
+    """
 
     def __init__(
         self,
@@ -89,8 +106,11 @@ class Workbench:
         model: str | None = None,
         gallery: str | Path | None = None,
         device: str = "auto",
+        uploads: str | Path | None = None,
     ) -> None:
         self.root = Path(root)
+        self.uploads = uploads
+        self.examples = examples()
         self.named_model = model
         self.named_gallery = Path(gallery) if gallery else None
         self._device = device
@@ -100,6 +120,7 @@ class Workbench:
         self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._sights: OrderedDict[tuple[str, str, int | None], Sight] = OrderedDict()
+        self._tokens: OrderedDict[tuple[str, str, int | None], Tokens] = OrderedDict()
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -133,7 +154,7 @@ class Workbench:
                 self._status = Status("loading", f"Loading {model_title(self.named_model)} …")
                 with self._compute:
                     self._started.set()
-                    self._model(self.named_model)
+                    _warm_up(self._model(self.named_model))
             self._status = Status("ready", "Ready")
         except UserError as error:  # of the model alone: others can still be picked
             self._status = Status("ready", str(error))
@@ -165,11 +186,34 @@ class Workbench:
                 photo=jpeg(image, SHOWN_SIDE),
                 sentence=f"{_seen(attention)} by {model_title(spec)} in {took:.1f} s "
                 f"on {model.device.type}",
+                fed=attention.image_size,
+                sizes=_sizes(model, attention, took),
             )
-            self._sights[key] = sight
-            while len(self._sights) > SIGHTS_KEPT:
-                self._sights.popitem(last=False)
+            _keep(self._sights, key, sight, SIGHTS_KEPT)
             return sight
+
+    def ask(self, scene: Scene, about: str, question: Question) -> dict[str, Any]:
+        """The answer to what a page asks about its picture; see `catalog.answers`.
+
+        Raises `UserError` with the sentence to show.
+        """
+        self.wait()
+        from dino_core.catalog.answers import Desk, answer
+
+        with self._compute:
+            return answer(Desk(self, scene), about, question)
+
+    def tokens(self, picture: Picture, model: "Model", size: int | None) -> "Tokens":
+        """The patch tokens of a picture; those of the last few are kept."""
+        from dino_core.lenses.tokens import read_tokens
+
+        key = (picture.key, model.hash, size)
+        if key in self._tokens:
+            self._tokens.move_to_end(key)
+        else:
+            tokens = read_tokens(model, load(picture), size=size)
+            _keep(self._tokens, key, tokens, TOKENS_KEPT)
+        return self._tokens[key]
 
     def neighbors(
         self, picture: Picture, spec: str, key: str, *, k: int = 20, names_allowed: bool = True
@@ -253,12 +297,30 @@ class Workbench:
         self.wait()
         return from_gallery(self.gallery_at(key), key, row)
 
+    def picture_named(self, named: Question) -> Picture:
+        """The picture a browser names: an example, one of a gallery, or a file it just sent.
+
+        Raises `UserError` for anything else: no path typed by a visitor is ever opened.
+        """
+        if "example" in named:
+            return from_example(self.examples[named.whole("example", 0, len(self.examples) - 1)])
+        if "key" in named:
+            return self.picture(named.text("key"), named.whole("row"))
+        path, name = Path(named.text("path", 4_096)), named.text("name", 4_096)[:120]
+        if self.uploads is None or not is_inside(self.uploads, path):
+            raise UserError(f"{name}: did not arrive; choose it again")
+        return uploaded(path, name)
+
     def thumbnail(self, key: str, row: int) -> Path:
         """A small JPEG of one image of a gallery, as a file. Raises `UserError`."""
         gallery = self.gallery_at(key)
         if not 0 <= row < len(gallery):
             raise UserError(f"{gallery.name}: has no image {row}")
         return gallery.thumbnail(row)
+
+    def open_model(self, picked: str, names_allowed: bool = True) -> "Model":
+        """The model behind what was picked, kept open. Raises `UserError` where it may not be."""
+        return self._model(self._spec(picked, names_allowed))
 
     def _spec(self, picked: str, names_allowed: bool) -> str:
         """The spelling for `load_model` of what was picked. Raises `UserError` where it may not."""
@@ -272,11 +334,43 @@ class Workbench:
 
         key = (spec, model_stamp(self.root, spec))
         if key not in self._models:
-            self._models[key] = load_model(spec, device=self._device, root=self.root)
-            while len(self._models) > MODELS_KEPT:
-                self._models.popitem(last=False)
+            model = load_model(spec, device=self._device, root=self.root)
+            _keep(self._models, key, model, MODELS_KEPT)
         self._models.move_to_end(key)
         return self._models[key]
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Keep `value`, and of all only those `most` used last."""
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _warm_up(model: "Model") -> None:
+    """One small look: the first of a process takes seconds longer, and would spoil estimates."""
+    import numpy as np
+
+    from dino_core.lenses import look
+
+    side = model.backbone.patch_size * 4
+    with contextlib.suppress(UserError):  # a network without attention: whoever looks is told
+        look(model, np.zeros((side, side, model.info.channels), np.uint8), size=side)
+
+
+def _sizes(
+    model: "Model", attention: "Attention", seconds: float
+) -> list[tuple[int, int, int, int, int, float]]:
+    """Sizes on offer: short side, height and width as fed, patches, bytes of memory, seconds."""
+    from dino_core.lenses import plan
+    from dino_core.lenses.sizes import sizes
+
+    fed = plan(model, *attention.source_size, size=min(attention.image_size))
+    offered = sizes(model, *attention.source_size, seconds=seconds, fed=fed)
+    return [
+        (one.size, one.plan.height, one.plan.width, one.plan.tokens, one.plan.memory, one.seconds)
+        for one in offered
+    ]
 
 
 def _seen(attention: "Attention") -> str:

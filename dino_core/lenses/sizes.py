@@ -25,7 +25,8 @@ class SizeCost:
 def sizes(model: "Model", height: int, width: int, *, seconds: float, fed: Plan) -> list[SizeCost]:
     """All sizes that `look` accepts for an image of `height` x `width` pixels, in rising order.
 
-    Every multiple of the patch, thinned evenly to 64 at most. `seconds` is what a look of size
+    Every multiple of the patch, thinned evenly to 64 at most, or `fed` alone for a strip so long
+    that four patches on its short side are too many. `seconds` is what a look of size
     `fed` took; others are scaled by their matrix products, `forward_flops`.
     """
     patch = model.backbone.patch_size
@@ -35,7 +36,7 @@ def sizes(model: "Model", height: int, width: int, *, seconds: float, fed: Plan)
             plans.append((patches * patch, plan(model, height, width, size=patches * patch)))
         except UserError:  # beyond the limit, and so is all that follows
             break
-    thinned = plans[:: -(-len(plans) // MOST) or 1]
+    thinned = plans[:: -(-len(plans) // MOST) or 1] or [(min(fed.height, fed.width), fed)]
     rate = forward_flops(model, fed.tokens) / max(seconds, 1e-6)
     return [SizeCost(size, at, forward_flops(model, at.tokens) / rate) for size, at in thinned]
 

@@ -1,0 +1,71 @@
+"""What a page asks about the picture on it, and how a question from a browser is read.
+
+Nothing a browser sends is trusted: every field is read with its kind and its bounds, and what does
+not fit is a sentence. Importing this imports no torch.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dino_core.catalog.pictures import Picture
+from dino_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is on the page: a picture, the model that looks at it, and the gallery beside it."""
+
+    picture: Picture
+    model: str  # as picked or typed
+    gallery: str | None = None  # public name
+    size: int | None = None  # short side in pixels; None: the lens's default
+    names_allowed: bool = True  # whether published model names may be typed here
+
+
+class Question:
+    """The fields of one question, each read with its kind and bounds (`UserError` otherwise)."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __contains__(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def whole(self, name: str, least: int = 0, most: int = 2**31) -> int:
+        """A whole number in `least..most`."""
+        value = self._values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise UserError(f"{name} is {value!r}; it must be a whole number")
+        return int(self._bounded(name, value, least, most))
+
+    def number(self, name: str, least: float, most: float) -> float:
+        """A finite number in `least..most`."""
+        value = self._values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{name} is {value!r}; it must be a number")
+        return float(self._bounded(name, value, least, most))
+
+    def text(self, name: str, longest: int = 200) -> str:
+        """A text of at most `longest` characters."""
+        value = self._values.get(name)
+        if not isinstance(value, str) or len(value) > longest:
+            raise UserError(f"{name} is missing or too long")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """True where the field is there and says so."""
+        return self._values.get(name) is True
+
+    def part(self, name: str) -> "Question":
+        """A question inside the question."""
+        value = self._values.get(name)
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} is missing")
+        return Question(value)
+
+    def _bounded(self, name: str, value: float, least: float, most: float) -> float:
+        if not math.isfinite(value) or not least <= value <= most:
+            raise UserError(f"{name} is {value:g}; it must lie between {least:g} and {most:g}")
+        return value
