@@ -13,6 +13,9 @@ foreground alone, and the background is black.
 Which side is the foreground a PCA cannot tell, and zero is an arbitrary place to cut. Here the cut
 is Otsu's (1979), between the two groups that spread least, and the foreground is the side that has
 less of the pictures' border than of the pictures: what a photo is of rarely fills its border.
+Measured with `starter` on 12 photos of people and 8 of DAVIS, each fitted alone: mean IoU with the
+true masks 0.41 and 0.14 (cut at zero: 0.36 and 0.13; had the better side always been taken: 0.41
+and 0.14; all patches: 0.24 and 0.09). So the foreground is a proposal, as good as the model is.
 
 Shape legend: N patches, D width of the model.
 """
