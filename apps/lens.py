@@ -312,6 +312,7 @@ class LensPage:
         return FileResponse(path, media_type="image/jpeg", headers={"Cache-Control": keep})
 
 
+STAGE = ("overlay.js", "pieces.js", "colors.js", "object.js", "health.js")  # tabs in this order
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 _numbers = itertools.count()
 BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
@@ -319,10 +320,8 @@ BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values
 
 def mounted(part: str, value: Any = None, elem_id: str = "") -> gr.HTML:
     """An element of the page that assets/lens.js fills: `part` names the function that does."""
-    scripts = (
-        (ASSETS / "overlay.js", ASSETS / "lens.js") if part == "stage" else (ASSETS / "lens.js",)
-    )
-    code = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    names = (*STAGE, "lens.js") if part == "stage" else ("lens.js",)
+    code = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
     start = f"lensParts['{part}']({{element, props, trigger, upload, watch}});"
     return gr.HTML(
         value,

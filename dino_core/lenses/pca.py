@@ -20,6 +20,7 @@ and 0.14; all patches: 0.24 and 0.09). So the foreground is a proposal, as good 
 Shape legend: N patches, D width of the model.
 """
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -38,6 +39,7 @@ COMPONENTS = 3
 SAMPLE = 65_536  # patches that a basis is made of: 100 MB at width 384
 RANGE = (1, 99)  # percentiles of a component that become darkest and brightest
 VERSION = 1  # of the file
+LARGEST = 2**20  # bytes of a file, unpacked: twenty times one of width 2,560
 
 # Of vectors of length 1: far below what differs between patches, above what fp32 rounds off.
 _LEAST_VARIANCE = 1e-10
@@ -63,16 +65,28 @@ class PcaBasis:
 
     def save(self, path: Path) -> None:
         """Write all fields as .npz, whole or not at all. Raises `UserError` as `whole_file`."""
+        with whole_file(path) as aside:
+            aside.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The same .npz in memory."""
         arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        with whole_file(path) as aside, aside.open("wb") as file:
-            np.savez(file, version=np.asarray(VERSION), **arrays)  # type: ignore[arg-type]
+        stream = io.BytesIO()
+        np.savez(stream, version=np.asarray(VERSION), **arrays)  # type: ignore[arg-type]
+        return stream.getvalue()
 
     @classmethod
     def load(cls, path: Path) -> "PcaBasis":
         """Read a saved basis. Raises `UserError` for a missing, damaged or other file."""
-        arrays = _read(path)
+        return cls.from_bytes(_file(path), str(path))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, name: str) -> "PcaBasis":
+        """Read `to_bytes` back; `name` is for the sentence of the `UserError`. Safe for bytes of
+        anyone: nothing is unpickled, and what would unfold to more than 1 MB is refused."""
+        arrays = _read(blob, name)
         if wrong := _wrong(arrays):
-            raise UserError(f"{path}: not a whole PCA basis ({wrong}); fit it again")
+            raise UserError(f"{name}: not a whole PCA basis ({wrong}); fit it again")
         scalars = ("threshold", "foreground_only", "model", "model_hash")
         values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
         return cls(**values | {name: arrays[name].item() for name in scalars})
@@ -271,17 +285,27 @@ _UNREADABLE = (  # what numpy and zipfile raise about bytes that are not what th
 )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; each has its checksum in the zip."""
+def _file(path: Path) -> bytes:
+    """The bytes of a saved basis; no more than one can have."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; fit colors and save them there") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read(blob: bytes, name: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; each has its checksum in the zip."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                raise UserError(f"{name}: too large for a PCA basis; fit it again")
+        with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
+            return {each: arrays[each] for each in arrays.files}
     except _UNREADABLE:
-        raise UserError(f"{path}: not a PCA basis, or damaged; fit it again") from None
+        raise UserError(f"{name}: not a PCA basis, or damaged; fit it again") from None
 
 
 def _wrong(arrays: dict[str, np.ndarray]) -> str:
