@@ -10,7 +10,8 @@ from PIL import Image
 from dino_core.errors import UserError
 from dino_core.lenses import look, plan
 from dino_core.lenses.attention import DEFAULT_TOKENS, MAX_TOKENS
-from dino_core.models.attention import cls_rows
+from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models.attention import cls_rows, token_rows
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -67,6 +68,36 @@ def test_maps_are_the_patch_part_of_the_rows(make_model, registers):
     np.testing.assert_array_equal(seen.maps.reshape(2, 3, -1), rows[:, :, 1 + registers :])
     share = seen.maps.sum(axis=(-2, -1)) + rows[:, :, : 1 + registers].sum(-1).numpy()
     np.testing.assert_allclose(share, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_the_map_of_a_patch_is_that_of_its_token(make_model, registers):
+    model = make_model(registers=registers)
+    image = photo(64, 112)
+    for row, column in ((0, 13), (5, 2)):  # 8 x 14 patches: rows are not columns
+        seen = look(model, image, size=64, query=(row, column))
+        assert seen.query == (row, column) and seen.select([0]).query == (row, column)
+        token = 1 + registers + 14 * row + column
+        rows = token_rows(model.backbone, model.normalize(image)[None], token)[:, 0]
+        np.testing.assert_array_equal(seen.maps.reshape(2, 3, -1), rows[:, :, 1 + registers :])
+        others = look(model, image, size=64, query=(row, column - 1)).maps
+        assert np.abs(seen.maps - others).max() > 1e-3
+    assert look(model, image, size=64).query is None
+
+
+@pytest.mark.parametrize("query", [(-1, 0), (0, -1), (8, 0), (0, 14)])
+def test_a_patch_outside_of_the_grid_is_refused(model, query):
+    says = rf"row {query[0]}, column {query[1]}: no such patch, .* 8 x 14; use a row from 0 to 7 "
+    with pytest.raises(UserError, match=says):
+        look(model, photo(64, 112), size=64, query=query)
+
+
+def test_a_patch_of_an_xcit_looks_nowhere():
+    info = ModelInfo("xcit_tiny_12_p16_224", 16, 32, options={"depth": 1, "embed_dim": 64})
+    xcit = Model(create_backbone(info), "x", torch.device("cpu"))
+    assert look(xcit, photo(32, 48), size=32).maps.shape == (2, 4, 2, 3)
+    with pytest.raises(UserError, match="Xcit: CLS alone attends to patches here"):
+        look(xcit, photo(32, 48), size=32, query=(0, 1))
 
 
 def test_the_whole_image_is_seen(model):
