@@ -15,6 +15,9 @@ from dino_core.errors import UserError
 _HOME = {  # where each kind of question is answered, by the function of that name
     "patch": "heads",
     "rollout": "heads",
+    "pair": "pairs",
+    "alike": "pairs",
+    "compare": "compare",
     "colors": "colors",
     "object": "objects",
     "health": "health",
