@@ -1,34 +1,65 @@
-"""A view survives JSON and URL unchanged, and gives the same picture again."""
+"""A view survives JSON, URL and PNG unchanged, and gives the same picture again."""
 
+import dataclasses
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dino_core.errors import UserError
-from dino_core.lenses import look, mass_mask, render
+from dino_core.lenses import LensPayload, look, mass_mask, paint
+from dino_core.lenses.colormap import ANCHORS
+from dino_core.lenses.paint import Style
 from dino_core.models import Model, ModelInfo, create_backbone
-from dino_core.views import View
+from dino_core.views import COLORMAPS, MODES, View, export, exported, read_view, zipped
 from dino_core.views import render as render_view
 
-IMAGE = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 80, 3), np.uint8)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 views = st.builds(
     View,
     image=st.text(max_size=40),
     model=st.text(min_size=1, max_size=40),
-    model_hash=st.text("0123456789abcdef", max_size=64),
+    model_hash=st.text("0123456789abcdef", max_size=32),
     layer=st.integers(-40, 40),
     head=st.none() | st.integers(0, 40),
     size=st.none() | st.integers(1, 4000),
+    query=st.none() | st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    rollout=st.booleans(),
+    mode=st.sampled_from(MODES),
     keep=st.none() | st.floats(0, 1),
     opacity=st.floats(0, 1),
-    colormap=st.sampled_from(["viridis", "inferno", "magma"]),
+    colormap=st.sampled_from(COLORMAPS),
+    smooth=st.booleans(),
+    outline=st.booleans(),
     selection=st.lists(st.tuples(finite, finite), max_size=6).map(tuple),
+)
+FIELDS = [field.name for field in dataclasses.fields(View)]
+WORDS = [
+    "none",
+    "true",
+    "heat",
+    "1",
+    "-1",
+    "0.5",
+    "nan",
+    "inf",
+    "1,2",
+    "1,2;3,4",
+    "9" * 5000,
+    "\ud800",
+]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=6,
 )
 
 
@@ -55,9 +86,64 @@ def test_a_query_holds_only_what_differs():
     )
 
 
+def test_a_query_of_this_version_holds_the_new_fields():
+    view = View("ab12", "starter", query=(3, 7), rollout=True, mode="masked", smooth=False)
+    expected = "image=ab12&model=starter&query=3%2C7&rollout=true&mode=masked&smooth=false"
+    assert view.to_query() == expected
+
+
+def test_what_an_earlier_version_wrote_is_read():
+    old = {
+        "image": "ab12", "model": "starter", "model_hash": "", "layer": 3, "head": 2, "size": None,
+        "keep": 0.3, "opacity": 0.5, "colormap": "magma", "selection": [[0.5, -1.0], [2, 3]],
+    }  # fmt: skip
+    expected = View(
+        *("ab12", "starter"), layer=3, head=2, keep=0.3, opacity=0.5, colormap="magma",
+        selection=((0.5, -1.0), (2.0, 3.0)),
+    )  # fmt: skip
+    assert View.from_json(json.dumps(old)) == expected
+    query = "image=ab12&model=starter&layer=3&head=2&keep=0.3&opacity=0.5&colormap=magma"
+    assert View.from_query(query + "&selection=0.5,-1.0;2,3") == expected
+
+
 def test_fields_of_a_later_version_are_passed_over():
     text = json.dumps({"image": "a", "model": "m", "zoom": 3})
     assert View.from_json(text) == View("a", "m")
+
+
+def test_color_maps_are_those_of_the_lens():
+    assert tuple(ANCHORS) == COLORMAPS
+
+
+def check_read(read, text) -> None:
+    """`text` is a view that survives, or refused in one sentence of bounded length."""
+    try:
+        view = read(text)
+    except UserError as error:
+        sentence = str(error)
+    else:
+        assert View.from_json(view.to_json()) == View.from_query(view.to_query()) == view
+        return
+    assert sentence.startswith("view: ") and len(sentence) < 300
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(WORDS) | st.text()), st.text())
+def test_any_query_gives_a_view_or_a_sentence(values, rest):
+    query = "&".join(f"{name}={value}" for name, value in values.items())
+    for text in (query, rest, f"image=a&model=b&{query}", f"{query}&{rest}"):
+        check_read(View.from_query, text)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), anything), anything)
+def test_any_json_gives_a_view_or_a_sentence(values, other):
+    for value in (values, {"image": "a", "model": "b", **values}, other):
+        check_read(View.from_json, json.dumps(value))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"image":' * 100_000, "9" * 5000])
+def test_json_made_to_break_a_reader_is_a_sentence(text):
+    with pytest.raises(UserError, match="view: "):
+        View.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +151,17 @@ def test_fields_of_a_later_version_are_passed_over():
     [
         ("model=m", "image missing"),
         ("", "image and model missing"),
-        ("image=a&model=m&head=two", "head cannot be read"),
+        ("image=a&model=m&head=two", "head is 'two'; it must be a whole number from 0"),
+        ("image=a&model=m&head=-1", "head is -1"),
+        ("image=a&model=m&size=0", "size is 0"),
         ("image=a&model=m&keep=2", "keep is 2"),
         ("image=a&model=m&opacity=nan", "opacity is nan"),
-        ("image=a&model=m&selection=1,2;3", "selection cannot be read"),
-        ("image=a&model=m&selection=1,inf", "not a finite number"),
+        ("image=a&model=m&mode=glow", "mode is 'glow'; it must be one of heat, masked"),
+        ("image=a&model=m&smooth=maybe", "smooth is 'maybe'; it must be true or false"),
+        ("image=a&model=m&query=1", r"query is \(1,\)"),
+        ("image=a&model=m&query=1,-2", r"query is \(1, -2\)"),
+        ("image=a&model=m&selection=1,2;3", "selection is '1,2;3'"),
+        ("image=a&model=m&selection=1,inf", "finite numbers"),
     ],
 )
 def test_a_broken_query_is_a_sentence(query, says):
@@ -88,6 +180,13 @@ def test_a_broken_query_is_a_sentence(query, says):
         '{"image": "a", "model": "m", "head": "x"}',
         '{"image": "a", "model": "m", "head": 1.5}',
         '{"image": "a", "model": "m", "keep": "x"}',
+        '{"image": "a", "model": "m", "keep": true}',
+        '{"image": "a", "model": "m", "layer": true}',
+        '{"image": "a", "model": "m", "smooth": 1}',
+        '{"image": "a", "model": "m", "query": [1, 2.5]}',
+        '{"image": "a", "model": "m", "colormap": ["inferno"]}',
+        '{"image": "\\ud800", "model": "m"}',
+        '{"image": 3, "model": "m"}',
         '{"image": "a", "model": "m", "selection": [1]}',
         '{"image": "a", "model": "m", "selection": 3}',
     ],
@@ -97,25 +196,59 @@ def test_broken_json_is_a_sentence(text):
         View.from_json(text)
 
 
+# -- replayed -----------------------------------------------------------------------------------
+
+
 def test_the_same_view_is_the_same_picture(model):
-    view = View("ab12", "tiny", model.hash, layer=0, head=1, size=64, keep=0.3, opacity=0.4)
+    view = View("ab12", "tiny", model.hash, layer=0, head=1, size=32, keep=0.32, opacity=0.4)
     first = render_view(view, IMAGE, model)
     for replayed in (View.from_json(view.to_json()), View.from_query(view.to_query())):
         assert render_view(replayed, IMAGE, model).tobytes() == first.tobytes()
-    seen = look(model, IMAGE, size=64).maps[0, 1]
-    expected = render.overlay(render.displayed(IMAGE), seen, 0.4, "inferno")
-    expected = render.outline(expected, mass_mask(seen, 0.3))
+    payload = LensPayload.from_attention(look(model, IMAGE, size=32))  # what a browser would get
+    count = int(payload.mass_mask(0.32)[0, 1].sum())
+    style = Style(opacity=0.4, keep=0.32)
+    expected = paint.painted(paint.staged(IMAGE), payload.maps()[0, 1], style, count)
     np.testing.assert_array_equal(np.asarray(first), expected)
 
 
+def test_the_attention_of_a_patch_is_drawn_with_the_patch(model):
+    view = View("a", "tiny", head=0, size=32, query=(2, 3), mode="spotlight")
+    payload = LensPayload.from_attention(look(model, IMAGE, size=32, query=(2, 3)))
+    maps = payload.maps()[-1, 0]
+    count = int(payload.mass_mask(0.6)[-1, 0].sum())
+    expected = paint.painted(paint.staged(IMAGE), maps, Style("spotlight"), count)
+    expected = paint.with_patch(expected, (2, 3), maps.shape)
+    np.testing.assert_array_equal(np.asarray(render_view(view, IMAGE, model)), expected)
+
+
+def test_a_rollout_is_of_all_layers_and_heads(model):
+    base = View("a", "tiny", size=32, rollout=True)
+    first = render_view(base, IMAGE, model).tobytes()
+    for change in ({"layer": 0}, {"head": 1}):
+        assert render_view(dataclasses.replace(base, **change), IMAGE, model).tobytes() == first
+    other = dataclasses.replace(base, rollout=False)
+    assert render_view(other, IMAGE, model).tobytes() != first
+
+
+PLAIN = View("a", "tiny", head=1, size=32)
+
+
+@pytest.fixture(scope="module")
+def plain(model) -> bytes:
+    return render_view(PLAIN, IMAGE, model).tobytes()
+
+
 @pytest.mark.parametrize(
-    "change", [{"layer": 0}, {"head": 2}, {"keep": None}, {"opacity": 0.1}, {"colormap": "magma"}]
-)
-def test_every_field_shows(model, change):
-    base = {"image": "a", "model": "tiny", "head": 1, "size": 64}
-    one = render_view(View(**base), IMAGE, model)
-    other = render_view(View(**{**base, **change}), IMAGE, model)
-    assert one.tobytes() != other.tobytes()
+    "change",
+    [
+        {"layer": 0}, {"head": 2}, {"keep": None}, {"opacity": 0.1}, {"colormap": "magma"},
+        {"mode": "masked"}, {"mode": "spotlight"}, {"mode": "colored"}, {"smooth": False},
+        {"outline": False}, {"query": (1, 1)}, {"size": 16},
+    ],
+)  # fmt: skip
+def test_every_field_shows(model, plain, change):
+    other = dataclasses.replace(PLAIN, **change)
+    assert render_view(other, IMAGE, model).tobytes() != plain
 
 
 @pytest.mark.parametrize(
@@ -125,9 +258,73 @@ def test_every_field_shows(model, change):
         ({"layer": 2}, "has 2 layers"),
         ({"layer": -3}, "has 2 layers"),
         ({"head": 3}, "has 3 heads"),
-        ({"colormap": "jet"}, "unknown"),
+        ({"colormap": "jet"}, "must be one of inferno"),
+        ({"query": (40, 0)}, "40"),
+        ({"query": (40, 0), "rollout": True}, "40"),
     ],
 )
 def test_a_view_that_does_not_fit_is_refused(model, change, says):
     with pytest.raises(UserError, match=says):
         render_view(View(**{"image": "a", "model": "tiny", **change}), IMAGE, model)
+
+
+# -- exported -----------------------------------------------------------------------------------
+
+LOOK = View("ab12", "tiny", layer=0, head=1, size=32, keep=0.5)
+
+
+def test_an_export_holds_picture_arrays_and_what_made_them(model, tmp_path):
+    export(LOOK, IMAGE, model, tmp_path / "look")
+    picture = Image.open(tmp_path / "look" / "view.png")
+    assert picture.tobytes() == render_view(LOOK, IMAGE, model).tobytes()
+    seen = look(model, IMAGE, size=32)
+    with np.load(tmp_path / "look" / "attention.npz", allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["maps"], seen.maps[0])
+        assert arrays["mask"].shape == (1, *seen.grid)
+        assert abs(int(arrays["mask"].sum()) - int(mass_mask(seen.maps[0, 1], 0.5).sum())) <= 1
+        assert (arrays["shown"][arrays["mask"]].min() >= arrays["shown"][~arrays["mask"]]).all()
+        assert View.from_json(str(arrays["view"])) == LOOK
+    about = json.loads((tmp_path / "look" / "view.json").read_text())
+    assert about["model"]["hash"] == model.hash
+    assert about["image"]["hash"] == "ab12" and about["image"]["size"] == [20, 80]
+    assert about["view"]["keep"] == 0.5 and about["versions"]["torch"] == torch.__version__
+
+
+def test_the_same_view_exports_the_same_bytes(model, tmp_path):
+    files = exported(LOOK, IMAGE, model)
+    assert exported(LOOK, IMAGE, model) == files
+    export(LOOK, IMAGE, model, tmp_path / "look.zip")
+    assert (tmp_path / "look.zip").read_bytes() == zipped(files)
+    with zipfile.ZipFile(tmp_path / "look.zip") as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+
+
+def test_a_folder_that_is_there_is_not_written_over(model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine: is there already"):
+        export(LOOK, IMAGE, model, tmp_path / "mine")
+
+
+def test_a_view_is_read_from_its_json_an_export_and_its_picture(model, tmp_path):
+    view = dataclasses.replace(LOOK, image="Übung ☃", selection=((1.0, 2.0),))
+    (tmp_path / "a.json").write_text(view.to_json(), encoding="utf-8")
+    export(view, IMAGE, model, tmp_path / "look")
+    for name in ("a.json", "look/view.json", "look/view.png"):
+        assert read_view(tmp_path / name) == view
+
+
+def test_a_file_without_a_view_is_a_sentence(tmp_path):
+    plain = io.BytesIO()
+    Image.fromarray(IMAGE).save(plain, "PNG")
+    broken = {
+        "plain.png": plain.getvalue(),
+        "half.png": plain.getvalue()[:20],
+        "photo.jpg": b"\xff\xd8\xff\xe0",
+        "other.json": b"[1, 2]",
+    }
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=f"{name}|not a JSON object of a view"):
+            read_view(tmp_path / name)
+    with pytest.raises(UserError, match=r"none\.json: cannot be read \(No such file"):
+        read_view(tmp_path / "none.json")

@@ -130,6 +130,13 @@ def head_color(head: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def brightest(attention: np.ndarray, count: int) -> np.ndarray:
+    """The `count` greatest of a map, the first in reading order among equals: bool [h, w]."""
+    inside = np.zeros(attention.shape, bool)
+    inside.flat[np.argsort(-attention, axis=None, kind="stable")[:count]] = True
+    return inside
+
+
 def alphas(opacity: float) -> np.ndarray:
     """How opaque each of 256 shades is, uint8: the photo shows where little attention lies."""
     low, high = opacity**2.4, opacity**0.5
@@ -197,10 +204,8 @@ class _Kept:
         shades = relative(attention.astype(np.float64)).astype(np.float32)
         if count is None:
             count = int(mass_mask(attention, style.keep).sum())
-        order = np.argsort(-shades, axis=None, kind="stable")
-        inside = np.zeros(shades.shape, bool)
-        inside.flat[order[:count]] = True
-        level = _level(shades.ravel()[order], count)
+        inside = brightest(shades, count)
+        level = _level(np.sort(shades, axis=None)[::-1], count)
         factor = max(1, -(-FIELD // max(shades.shape))) if style.smooth else 1
         if factor == 1:
             return cls(shades, inside, count, level, shades, inside)
