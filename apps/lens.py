@@ -141,6 +141,8 @@ class LensPage:
         self.stage.submit(self.resize, scene, **compute)
         asking = {**compute, "outputs": [self.answers, self.status], "trigger_mode": "multiple"}
         self.stage.select(self.ask, scene, **asking)
+        self.stage.tick(self.how_far, None, self.answers, **light)
+        self.stage.stop(self.cancel, None, None, **light)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class LensPage:
             if shown is None:
                 raise UserError("there is no picture yet; choose one")
             scene = catalog.Scene(shown, model or "", gallery, size, self._names(request))
-            answer = self.bench.ask(scene, asked.text("about"), asked.part("details"))
+            answer = self.bench.ask(scene, asked.text("about"), asked.part("details"), number)
         except UserError as error:
             return {"number": number, "problem": str(error)}, told("problem", f"{error}.")
         return {"number": number, "answer": answer}, told("ready", answer.pop("sentence", "Ready"))
@@ -219,6 +221,17 @@ class LensPage:
             yield unchanged(error)
         else:
             yield from self._show(picture, None, model, gallery, request)
+
+    def how_far(self, event: gr.EventData) -> Any:
+        """How far the answer is that the browser waits for under a number."""
+        number = catalog.Question(event._data or {}).text("number")
+        job = self.bench.job(number)
+        return {"number": number, "job": vars(job)} if job else gr.skip()
+
+    def cancel(self, event: gr.EventData) -> None:
+        """Let the answer under a number be; whoever asked it is told so."""
+        if job := self.bench.job(catalog.Question(event._data or {}).text("number")):
+            job.cancelled = True
 
     def list_again(self, model: str | None, gallery: str | None) -> list[Any]:
         """What there is by now; what was picked stays picked while it is there."""
@@ -312,7 +325,14 @@ class LensPage:
         return FileResponse(path, media_type="image/jpeg", headers={"Cache-Control": keep})
 
 
-STAGE = ("overlay.js", "pieces.js", "colors.js", "object.js", "health.js")  # tabs in this order
+STAGE = (
+    "overlay.js",
+    "pieces.js",
+    "colors.js",
+    "object.js",
+    "clips.js",
+    "health.js",
+)  # tabs in this order
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 _numbers = itertools.count()
 BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"

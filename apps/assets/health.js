@@ -7,6 +7,7 @@
 
   async function refresh() {
     const number = (asked += 1);
+    if (!card.firstChild) card.append(lensNode("p", {class: "lens-note"}, "Looking at every head …"));
     let found;
     try {
       found = await desk.ask("health");

@@ -124,8 +124,9 @@ globalThis.lensWaiting ??= new Map();
 /** Mounted beside the stage, shows nothing: hands each answer to whoever asked. */
 function answers({props, watch}) {
   watch("value", () => {
-    const {number, answer, problem} = props.value ?? {};
+    const {number, answer, problem, job} = props.value ?? {};
     const asker = globalThis.lensWaiting.get(number);
+    if (job) return asker?.told?.(job);
     globalThis.lensWaiting.delete(number);
     if (problem) asker?.reject(new Error(problem));
     else asker?.resolve(answer);
@@ -136,7 +137,7 @@ function answers({props, watch}) {
     `{id, title, mount(home, desk)}`, mounted when it is first opened. `mount` may return `{show()}`,
     which is called whenever the tab is in front and the picture has changed since.
 
-    desk.ask(about, details)   promises the server's answer to a question about the picture
+    desk.ask(about, details, {told, signal})   promises the server's answer about the picture
     desk.upload(file)          promises {path, name} for a question that names a second picture
     desk.picture()             {title, image, payload, fed, ...} as apps/lens.py `drawn` sent it */
 function stage({element, props, trigger, upload, watch}) {
@@ -145,14 +146,19 @@ function stage({element, props, trigger, upload, watch}) {
     node("p", {}, "The picture and what each head looks at appear here.")));
   let asked = 0, seen = 0, open = null;
 
-  function ask(about, details = {}) {
+  const visit = crypto.getRandomValues(new Uint32Array(2)).join("-"); // so that nobody guesses numbers
+
+  /** `told(job)` hears how far a long answer is; `signal` (an AbortSignal) cancels it. */
+  function ask(about, details = {}, {told = null, signal = null} = {}) {
     busy(true);
     asked += 1;
-    const number = `${about} ${asked}`;
+    const number = `${visit} ${asked}`;
+    const watching = told && setInterval(() => trigger("tick", {number}), 700);
+    signal?.addEventListener("abort", () => trigger("stop", {number}));
     return new Promise((resolve, reject) => {
-      globalThis.lensWaiting.set(number, {resolve, reject});
+      globalThis.lensWaiting.set(number, {resolve, reject, told});
       trigger("select", {about, number, details});
-    }).finally(() => busy(false));
+    }).finally(() => { clearInterval(watching); busy(false); });
   }
   async function send(file) {
     const {path} = await upload(file);

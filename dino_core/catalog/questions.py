@@ -24,6 +24,20 @@ class Scene:
     names_allowed: bool = True  # whether published model names may be typed here
 
 
+@dataclass
+class Job:
+    """An answer that takes long: how far it is, and whether its asker still wants it."""
+
+    done: int = 0
+    total: int = 0  # 0: not known
+    message: str = "waiting in line"
+    cancelled: bool = False
+
+    def tell(self, done: int, total: int, message: str) -> None:
+        """Note how far the work is."""
+        self.done, self.total, self.message = done, total, message
+
+
 class Question:
     """The fields of one question, each read with its kind and bounds (`UserError` otherwise)."""
 
@@ -57,6 +71,13 @@ class Question:
     def flag(self, name: str) -> bool:
         """True where the field is there and says so."""
         return self._values.get(name) is True
+
+    def parts(self, name: str, most: int) -> list["Question"]:
+        """Several questions inside the question, one at least."""
+        values = self._values.get(name)
+        if not isinstance(values, list) or not 1 <= len(values) <= most:
+            raise UserError(f"{name}: there must be between 1 and {most} of them")
+        return [Question({name: value}).part(name) for value in values]
 
     def part(self, name: str) -> "Question":
         """A question inside the question."""

@@ -37,7 +37,7 @@ from dino_core.catalog.pictures import (
     load,
     uploaded,
 )
-from dino_core.catalog.questions import Question, Scene
+from dino_core.catalog.questions import Job, Question, Scene
 from dino_core.errors import UserError
 from dino_core.gallery.listing import GalleryEntry, entry
 from dino_core.serving import is_inside
@@ -120,6 +120,7 @@ class Workbench:
         self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._sights: OrderedDict[tuple[str, str, int | None], Sight] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
         self._tokens: OrderedDict[tuple[str, str, int | None], Tokens] = OrderedDict()
 
     # -- starting ---------------------------------------------------------------------------
@@ -192,16 +193,24 @@ class Workbench:
             _keep(self._sights, key, sight, SIGHTS_KEPT)
             return sight
 
-    def ask(self, scene: Scene, about: str, question: Question) -> dict[str, Any]:
+    def ask(self, scene: Scene, about: str, question: Question, number: str = "") -> dict[str, Any]:
         """The answer to what a page asks about its picture; see `catalog.answers`.
 
-        Raises `UserError` with the sentence to show.
+        Meanwhile `job(number)` tells how far it is. Raises `UserError` with the sentence to show.
         """
         self.wait()
         from dino_core.catalog.answers import Desk, answer
 
-        with self._compute:
-            return answer(Desk(self, scene), about, question)
+        job = self._jobs.setdefault(number, Job())
+        try:
+            with self._compute:
+                return answer(Desk(self, scene, job), about, question)
+        finally:
+            self._jobs.pop(number, None)
+
+    def job(self, number: str) -> Job | None:
+        """The question that is being answered under this number; None when none is."""
+        return self._jobs.get(number)
 
     def tokens(self, picture: Picture, model: "Model", size: int | None) -> "Tokens":
         """The patch tokens of a picture; those of the last few are kept."""
@@ -306,10 +315,14 @@ class Workbench:
             return from_example(self.examples[named.whole("example", 0, len(self.examples) - 1)])
         if "key" in named:
             return self.picture(named.text("key"), named.whole("row"))
+        return uploaded(*self.upload_named(named))
+
+    def upload_named(self, named: Question) -> tuple[Path, str]:
+        """The file of a visitor that a browser names, and what it was called there."""
         path, name = Path(named.text("path", 4_096)), named.text("name", 4_096)[:120]
         if self.uploads is None or not is_inside(self.uploads, path):
             raise UserError(f"{name}: did not arrive; choose it again")
-        return uploaded(path, name)
+        return path, name
 
     def thumbnail(self, key: str, row: int) -> Path:
         """A small JPEG of one image of a gallery, as a file. Raises `UserError`."""

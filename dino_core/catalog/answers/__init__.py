@@ -21,6 +21,7 @@ _HOME = {  # where each kind of question is answered, by the function of that na
     "colors": "colors",
     "object": "objects",
     "health": "health",
+    "clip": "clips",
 }
 
 

@@ -1,4 +1,4 @@
-"""Patch features as colors: of one picture, of two, or of a gallery's, with colors that are kept."""
+"""Patch features as colors: of one picture, with a gallery, or as kept from another."""
 
 import base64
 import binascii

@@ -1,14 +1,14 @@
 """What an answer works with: the model and the picture on the page, and the rest of the house."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dino_core.catalog.pictures import Picture, load
-from dino_core.catalog.questions import Question, Scene
+from dino_core.catalog.questions import Job, Question, Scene
 from dino_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Desk:
 
     bench: "Workbench"
     scene: Scene
+    job: Job = field(default_factory=Job)
 
     @cached_property
     def model(self) -> "Model":

@@ -4,8 +4,8 @@ from typing import Any
 
 from dino_core.catalog.answers.desk import Desk
 from dino_core.catalog.questions import Question
-from dino_core.lenses import look
 from dino_core.lenses import health as checks
+from dino_core.lenses import look
 
 
 def health(desk: Desk, question: Question) -> dict[str, Any]:

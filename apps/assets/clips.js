@@ -1,0 +1,97 @@
+// The tab Video: a clip under the attention of one head, on one color scale.
+
+(globalThis.lensTabs ??= []).push({id: "clips", title: "Video", mount(home, desk) {
+  const state = {layer: -1, head: "", smoothing: 0.3, opacity: 0.6, colormap: "inferno", frames: 96, every: 2};
+  let files = [], stop = null, result = null;
+
+  const input = lensNode("input", {type: "file", multiple: true, hidden: true, accept: "video/*,image/*",
+    "aria-label": "Choose a clip", onchange: () => choose([...input.files])});
+  const drop = lensNode("button", {type: "button", class: "clip-drop", onclick: () => input.click()},
+    lensNode("strong", {}, "Choose a clip"),
+    lensNode("span", {}, "a video, an animated picture, or several frames; 20 MB, a minute, 240 frames"));
+  const shown = lensNode("div", {class: "lens-stage clip-stage"}, drop);
+  const told = lensNode("span", {role: "status"});
+  const bar = lensNode("progress", {hidden: true, max: 1, "aria-label": "Progress"});
+  const layerRow = lensNode("div");
+  const start = lensButton("Look at the clip", look, {disabled: true});
+  const cancel = lensButton("Cancel", () => stop?.abort(), {hidden: true});
+  const save = lensButton("Save clip", () => {
+    if (result) saveAs(result.name, result.bytes, result.kind);
+  }, {disabled: true});
+  const slider = (name, value, most, change) => lensSlider(name, {min: 0, max: most, step: 1, value,
+    text: (v) => `${v} %`, change: (v) => change(v / 100)}).row;
+  const panel = lensNode("div", {class: "lens-panel"}, lensNode("div", {class: "lens-controls"},
+    lensButton("Choose another clip", () => input.click()), layerRow,
+    slider("smoothing in time", 100 * state.smoothing, 95, (v) => { state.smoothing = v; }),
+    slider("opacity", 100 * state.opacity, 100, (v) => { state.opacity = v; }),
+    lensNode("div", {class: "lens-pair"},
+      lensSelect("Color map", Object.keys(LENS_COLORS).map((key) => [key, key]), state.colormap,
+        (key) => { state.colormap = key; }).row,
+      lensSelect("Frames", [[1, "Every frame"], [2, "Every 2nd"], [4, "Every 4th"], [8, "Every 8th"]], state.every,
+        (every) => { state.every = Number(every); }).row),
+    start, cancel, save,
+    lensNode("p", {class: "lens-note"}, "Colors mean the same in every frame. What moves fast wants little smoothing.")));
+  home.replaceChildren(lensNode("div", {class: "lens"}, lensNode("div", {class: "lens-layout"},
+    lensNode("figure", {class: "lens-figure"}, shown,
+      lensNode("figcaption", {class: "lens-caption"}, told, bar)), panel), input));
+
+  function controls() {
+    const {layers, heads} = readLens(bytesFromBase64(desk.picture().payload));
+    const options = (count, word) => [...Array(count).keys()].map((at) => [at, `${word} ${at + 1}`]);
+    if (state.layer < 0 || state.layer >= layers) state.layer = layers - 1;
+    if (Number(state.head) >= heads) state.head = "";
+    layerRow.replaceChildren(lensNode("div", {class: "lens-pair"},
+      lensSelect("Layer", options(layers, "Layer"), state.layer, (layer) => { state.layer = Number(layer); }).row,
+      lensSelect("Head", [["", "Mean"], ...options(heads, "Head")], state.head, (head) => { state.head = head; }).row));
+  }
+
+  function choose(chosen) {
+    input.value = "";
+    if (!chosen.length) return;
+    files = chosen.sort((a, b) => a.name.localeCompare(b.name, "en", {numeric: true}));
+    told.textContent = files.length > 1 ? `${files.length} frames` : files[0].name;
+    start.disabled = false;
+    look();
+  }
+
+  async function look() {
+    stop = new AbortController();
+    const {signal} = stop;
+    [start.disabled, cancel.hidden, bar.hidden] = [true, false, false];
+    bar.removeAttribute("value");
+    try {
+      const sent = [];
+      for (const [at, file] of files.entries()) {
+        told.textContent = `Sending ${files.length > 1 ? `frame ${at + 1} of ${files.length}` : file.name} …`;
+        sent.push(await desk.upload(file));
+        if (signal.aborted) throw signal.reason;
+      }
+      const {head, ...rest} = state;
+      const answer = await desk.ask("clip", {...rest, files: sent, ...(head === "" ? {} : {head: Number(head)})}, {
+        signal, told({done, total, message}) {
+          if (total) bar.value = done / total;
+          told.textContent = total ? `${message}: ${done} of ${total}` : message;
+        }});
+      show(answer);
+    } catch (error) {
+      told.textContent = signal.aborted ? "Cancelled." : `${error.message ?? "The clip could not be sent"}.`;
+    }
+    [start.disabled, cancel.hidden, bar.hidden] = [false, true, true];
+  }
+
+  function show({clip, kind, told: sentence, note}) {
+    const bytes = bytesFromBase64(clip);
+    if (result) URL.revokeObjectURL(result.url);
+    const url = URL.createObjectURL(new Blob([bytes], {type: kind}));
+    const name = `${fileName(files[0].name, "attention")}.${kind === "video/mp4" ? "mp4" : "webp"}`;
+    result = {url, bytes, kind, name};
+    shown.replaceChildren(kind === "video/mp4"
+      ? lensNode("video", {src: url, controls: true, loop: true, autoplay: true, muted: true, playsinline: true})
+      : lensNode("img", {src: url, alt: `${files[0].name} under attention`}));
+    told.textContent = note ? `${sentence}. ${note}` : sentence;
+    save.disabled = false;
+  }
+
+  controls();
+  return {show: controls};
+}});
