@@ -90,6 +90,7 @@ class LensPage:
         ) as blocks:
             self.shown = gr.State(None)
             self.size = gr.State(None)
+            self.address = gr.Textbox(visible=False)  # what the browser was opened with
             with gr.Row(elem_id="lens-bar"):
                 mounted("brand", elem_id="lens-brand", value=(ASSETS / "mark.svg").read_text())
                 self.model = gr.Dropdown(
@@ -131,7 +132,8 @@ class LensPage:
         timer = gr.Timer(0.7)
         timer.tick(self.tell_start, None, [self.status, timer], **light)
         blocks.load(self.list_again, pickers, pickers, **light)
-        blocks.load(self.first, pickers, **compute)
+        opening = {**compute, "outputs": [*outputs, *pickers]}
+        blocks.load(self.first, [*pickers, self.address], js=ADDRESS, **opening)
         self.refresh.click(self.list_again, pickers, pickers, **light)
         self.picker.upload(self.upload, pickers, **compute)
         self.picker.select(self.example, pickers, **compute)
@@ -146,9 +148,21 @@ class LensPage:
 
     # -- events -----------------------------------------------------------------------------
 
-    def first(self, model: str, gallery: str, request: gr.Request) -> Iterator[Any]:
-        """Begin with a picture, so that nobody meets an empty page."""
-        yield from self._show(catalog.from_example(self.examples[0]), None, model, gallery, request)
+    def first(self, model: str, gallery: str, address: str, request: gr.Request) -> Iterator[Any]:
+        """Begin with what the address says, or an example: nobody meets an empty page."""
+        try:
+            link = catalog.Link.read(address)
+            picture = link.view and self.bench.find(link.view.image, link.upload)
+        except UserError as error:
+            link, picture = catalog.Link(), None
+            yield *unchanged(error), gr.skip(), gr.skip()
+        keys = [key for key, _ in self.bench.galleries()]
+        gallery = link.gallery if link.gallery in keys else gallery
+        model, size = (link.view.model, link.view.size) if link.view else (model, None)
+        picture = picture or catalog.from_example(self.examples[0])
+        for shown in self._show(picture, size, model, gallery, request):
+            pickers = self._model_choices(model), self._gallery_choices(gallery)
+            yield *shown, *(gr.Dropdown(**choices) for choices in pickers)
 
     def again(
         self, shown: Any, size: int | None, model: str, gallery: str, request: gr.Request
@@ -260,7 +274,8 @@ class LensPage:
         except UserError as error:
             yield unchanged(error)
             return
-        yield picture, size, drawn(picture, sight), gr.skip(), told("ready", sight.sentence)
+        drawing = drawn(picture, sight) | {"model": model or "", "size": size}
+        yield picture, size, drawing, gr.skip(), told("ready", sight.sentence)
         near = self._near(picture, model or "", gallery, names)
         yield gr.skip(), gr.skip(), gr.skip(), near, gr.skip()
 
@@ -335,6 +350,7 @@ STAGE = (
 )  # tabs in this order
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 _numbers = itertools.count()
+ADDRESS = "(model, gallery) => [model, gallery, lensAddress()]"
 BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
 
 
@@ -365,6 +381,9 @@ def unchanged(error: UserError) -> tuple[Any, ...]:
 def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, Any]:
     """What overlay.js draws, and the sizes at which the picture could be looked at."""
     return {
+        "key": picture.key.split(":")[0],
+        "content": sight.content,
+        "model_hash": sight.model_hash,
         "fed": sight.fed,
         "sizes": sight.sizes,
         "title": picture.title,

@@ -29,8 +29,8 @@ FLOORS = {
     },
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
-    4: {"training", "gallery"},
-    5: {"evaluation", "views", "catalog", "benchmarks"},
+    4: {"training", "gallery", "views"},
+    5: {"evaluation", "catalog", "benchmarks"},
     6: {"apps", "scripts"},
 }
 GROUND, TOP = min(FLOORS), max(FLOORS)

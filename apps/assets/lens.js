@@ -14,6 +14,60 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+// What the page was opened with, until its picture is there; and this browser's own uploads, so that
+// an address opened again finds them. `lensAddress` is what the server is told at the start.
+const lensUploads = {
+  read() { try { return JSON.parse(localStorage.getItem("dino-uploads")) ?? {}; } catch { return {}; } },
+  keep(content, file) {
+    const kept = Object.entries(this.read()).filter(([key]) => key !== content).slice(-19);
+    localStorage.setItem("dino-uploads", JSON.stringify(Object.fromEntries([...kept, [content, file]])));
+  },
+};
+globalThis.lensAddress = () => {
+  const upload = lensUploads.read()[new URLSearchParams(location.search).get("image")];
+  return JSON.stringify({query: location.search, upload});
+};
+
+/** A view's fields (dino_core.views.View) from the drawing's state, as a query; and back. */
+function viewQuery({content, model, model_hash: hash, size}, state) {
+  const query = new URLSearchParams({image: content, model, model_hash: hash});
+  const set = (name, value, usual) => { if (value !== usual) query.set(name, value); };
+  set("layer", state.layer, -1);
+  if (state.head >= 0) query.set("head", state.head);
+  if (size) query.set("size", size);
+  if (state.from === "patch" && state.patch) query.set("query", `${state.patch.row},${state.patch.column}`);
+  if (state.from === "rollout") query.set("rollout", "true");
+  set("mode", state.mode, "heat");
+  set("keep", state.keep, 0.6);
+  set("opacity", state.opacity, 0.6);
+  set("colormap", state.colors, "inferno");
+  set("smooth", state.smooth, true);
+  set("outline", state.outline, true);
+  return query;
+}
+
+function stateOf(search) {
+  const query = new URLSearchParams(search), state = {};
+  const read = (name, key, turn) => { if (query.has(name)) state[key] = turn(query.get(name)); };
+  for (const [name, key] of [["layer", "layer"], ["head", "head"], ["keep", "keep"], ["opacity", "opacity"]]) {
+    read(name, key, (text) => (Number.isFinite(Number(text)) ? Number(text) : undefined));
+    if (state[key] === undefined) delete state[key];
+  }
+  if (query.has("image")) state.opacity ??= 0.6;
+  read("mode", "mode", String);
+  read("colormap", "colors", String);
+  read("smooth", "smooth", (text) => text === "true");
+  read("outline", "outline", (text) => text === "true");
+  read("rollout", "from", (text) => (text === "true" ? "rollout" : "class"));
+  if (/^\d+,\d+$/.test(query.get("query") ?? "")) {
+    const [row, column] = query.get("query").split(",").map(Number);
+    Object.assign(state, {from: "patch", patch: {row, column}});
+  }
+  if (!LENS_MODES.some(([mode]) => mode === state.mode)) delete state.mode;
+  if (!(state.colors in LENS_COLORS)) delete state.colors;
+  return state;
+}
+
 const busy = (on) => document.body.classList.toggle("lens-busy", on);
 
 /** Show a sentence in the status line without asking the server. */
@@ -82,6 +136,7 @@ function picker({element, props, trigger, upload}) {
       const {path} = await upload(file);
       choose(null);
       say("busy", `Looking at ${name} …`);
+      globalThis.lensSent = {path, name};
       trigger("upload", {path, name});
     } catch (error) {
       say("problem", `${name} could not be sent. Is the program still running?`);
@@ -166,17 +221,66 @@ function stage({element, props, trigger, upload, watch}) {
   }
   const desk = {ask, upload: send, picture: () => props.value};
 
+  let opened = new URLSearchParams(location.search).get("image") && location.search;
+
+  /** The state that the address asked for, once, when its picture comes. */
+  function linked() {
+    if (!opened || new URLSearchParams(opened).get("image") !== props.value.content) return {};
+    const state = stateOf(opened);
+    opened = null;
+    return state;
+  }
+
   const heads = {id: "heads", title: "Heads", mount(place) {
-    const {payload, image, title} = props.value;
-    const lens = mountLens(place, {payload: bytesFromBase64(payload), image, title, ask});
+    const now = () => ({...props.value, payload: bytesFromBase64(props.value.payload), state: linked()});
+    const lens = mountLens(place, {...now(), ask});
     const sizes = sizeSlider((size) => { busy(true); trigger("submit", {size}); });
-    place.querySelector(".lens-controls").append(sizes.row);
+    const query = () => viewQuery(props.value, lens.state);
+    const share = node("div", {class: "lens-pair"},
+      node("button", {type: "button", class: "lens-button", onclick: (event) => copy(event.target)}, "Copy link"),
+      node("button", {type: "button", class: "lens-button", onclick: save}, "Export"));
+    place.querySelector(".lens-controls").append(sizes.row, share);
     sizes.show(props.value);
+
+    async function copy(button) {
+      const link = new URL(`?${address(query())}`, location.href).href;
+      await navigator.clipboard?.writeText(link).then(() => { button.textContent = "Copied"; },
+        () => say("problem", "This browser lets no page copy; take the link from its address bar."));
+      setTimeout(() => { button.textContent = "Copy link"; }, 1500);
+    }
+    async function save() {
+      try {
+        const {zip} = await ask("export", {query: `${query()}`});
+        saveAs(`${fileName(props.value.title, "view")}.zip`, bytesFromBase64(zip), "application/zip");
+      } catch {
+        return; // the status line says why
+      }
+    }
+    let writing = 0;
+    place.addEventListener("lens", () => { // browsers allow few changes of the address a second
+      clearTimeout(writing);
+      writing = setTimeout(() => write(query()), 300);
+    });
     return {show() {
       sizes.show(props.value);
-      return lens.update({...props.value, payload: bytesFromBase64(props.value.payload)});
+      return lens.update(now());
     }};
   }};
+
+  /** The address of this view, and of the gallery beside it and the tab; no token. */
+  function address(query) {
+    if (open && open.id !== "heads") query.set("tab", open.id);
+    const gallery = globalThis.lensGallery?.();
+    if (gallery) query.set("gallery", gallery);
+    return query;
+  }
+  function write(query) {
+    for (const name of ["token", "__theme"]) {
+      const value = new URLSearchParams(location.search).get(name);
+      if (value) query.set(name, value);
+    }
+    if (!opened) history.replaceState(null, "", `?${address(query)}`);
+  }
   const tabs = [heads, ...(globalThis.lensTabs ?? [])].map((tab) => ({...tab,
     button: node("button", {type: "button", role: "tab", id: `tab-${tab.id}`, class: "tab",
       "aria-controls": `panel-${tab.id}`, onclick: () => bring(tab.id)}, tab.title),
@@ -202,12 +306,21 @@ function stage({element, props, trigger, upload, watch}) {
     if (!open.mounted) open.mounted = open.mount(open.home, desk) ?? {};
     else if (open.seen !== seen) open.mounted.show?.();
     open.seen = seen;
+    const query = new URLSearchParams(location.search);
+    if (query.has("image") && (query.get("tab") ?? "heads") !== open.id) {
+      query.delete("tab");
+      write(query);
+    }
   }
   const show = () => {
     if (!props.value) return;
     seen += 1;
-    if (!open) home.replaceChildren(bar, ...tabs.map((tab) => tab.home));
-    bring(open?.id);
+    if (props.value.key === "upload" && globalThis.lensSent) lensUploads.keep(props.value.content, globalThis.lensSent);
+    const first = !open;
+    if (first) home.replaceChildren(bar, ...tabs.map((tab) => tab.home));
+    bring(open?.id ?? "heads");
+    const tab = first && new URLSearchParams(location.search).get("tab");
+    if (tab) bring(tab);
   };
   watch("value", show);
   show();
@@ -243,6 +356,7 @@ function neighbors({element, props, trigger, watch}) {
   const home = element.firstChild;
   const show = () => {
     const near = props.value;
+    globalThis.lensGallery = () => near?.key;
     if (!near) return home.replaceChildren();
     const content = near.neighbors ? hits(near, trigger) : nothing(near);
     home.replaceChildren(node("section", {class: "near", "aria-labelledby": "near-title"}, ...content));

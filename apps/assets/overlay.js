@@ -472,20 +472,21 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   const colors = lensNode("select", {id: colorsId, onchange: (e) => change({colors: e.target.value})},
     ...Object.keys(LENS_COLORS).map((key) => lensNode("option", {value: key, selected: key === state.colors},
       key[0].toUpperCase() + key.slice(1))));
+  const modes = lensSegments("Show attention as", LENS_MODES, state.mode, (mode) => change({mode}));
+  const outlined = lensCheck("Outline", state.outline, (on) => change({outline: on}));
+  const smooth = lensCheck("Smooth", state.smooth, (on) => change({smooth: on}));
   const from = lensSegments("Attention from", [["class", "Class token"], ["patch", "Patch"],
     ["rollout", "Rollout"]], state.from, (origin) => attend({from: origin}));
   const origin = ask ? [lensNode("div", {class: "lens-row"},
     lensNode("span", {class: "lens-legend"}, "Attention from"), from)] : [];
   const panel = lensNode("div", {class: "lens-panel"}, ...origin, layer.row, grid,
     lensNode("div", {class: "lens-controls"},
-      lensSegments("Show attention as", LENS_MODES, state.mode, (mode) => change({mode})),
-      opacity.row, keep.row,
+      modes, opacity.row, keep.row,
       lensNode("div", {class: "lens-pair"},
         lensNode("div", {class: "lens-row"}, lensNode("label", {for: colorsId}, "Color map"), colors),
         lensNode("button", {type: "button", class: "lens-button", onclick: () => save()}, "Save picture")),
       lensNode("div", {class: "lens-checks"},
-        lensCheck("Outline", state.outline, (outline) => change({outline})),
-        lensCheck("Smooth", state.smooth, (smooth) => change({smooth})))));
+        outlined, smooth)));
 
   const root = lensNode("div", {class: "lens", onkeydown: (event) => walk(event)},
     lensNode("div", {class: "lens-layout"}, figure, panel), spoken);
@@ -657,8 +658,8 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     element.dispatchEvent(new CustomEvent("lens", {detail: told}));
   }
 
-  /** Show another picture; resolves when its photo is loaded. */
-  async function update({payload: bytes, image: url, title: text = ""}) {
+  /** Show another picture, as `given` says; resolves when its photo is loaded. */
+  async function update({payload: bytes, image: url, title: text = "", state: given = {}}) {
     const next = readLens(bytes);
     const picture = new Image();
     picture.src = url;
@@ -669,7 +670,9 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     lens = next;
     sources = new Map([["class", next]]);
     cursor = null;
-    Object.assign(state, {from: "class", patch: null});
+    Object.assign(state, {from: "class", patch: null}, given);
+    if (state.patch && !(state.patch.row < lens.h && state.patch.column < lens.w)) state.patch = null;
+    reveal();
     photo = picture;
     name = text;
     const {naturalWidth: width, naturalHeight: height} = picture;
@@ -684,6 +687,17 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     }
     buildTiles();
     refresh();
+    if (state.from !== "class") attend({});
+  }
+
+  /** Let the controls say what the state is, where it did not come from them. */
+  function reveal() {
+    opacity.set(Math.round(100 * state.opacity));
+    keep.set(Math.round(100 * state.keep));
+    modes.set(state.mode);
+    colors.value = state.colors;
+    outlined.querySelector("input").checked = state.outline;
+    smooth.querySelector("input").checked = state.smooth;
   }
 
   function destroy() {
@@ -693,7 +707,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     root.remove();
   }
 
-  const ready = payload ? update({payload, image, title}) : Promise.resolve();
+  const ready = payload ? update({payload, image, title, state: wanted}) : Promise.resolve();
   return {update, destroy, ready, state};
 }
 

@@ -22,6 +22,7 @@ from dino_core.catalog.entries import (
     models,
     no_model,
 )
+from dino_core.catalog.links import Link
 from dino_core.catalog.pictures import (
     MAX_PIXELS,
     MAX_UPLOAD,
@@ -47,6 +48,7 @@ __all__ = [
     "MAX_UPLOAD",
     "STARTER",
     "Example",
+    "Link",
     "ModelEntry",
     "Neighbor",
     "Neighborhood",

@@ -62,6 +62,8 @@ class Sight:
     payload: bytes  # a LensPayload
     photo: bytes  # JPEG, long side at most 1400 px
     sentence: str
+    content: str  # hash of the picture's content, as views name it
+    model_hash: str
     fed: tuple[int, int]  # (height, width) in pixels at which the model looked
     sizes: list[tuple[int, int, int, int, int, float]]  # on offer: see `_sizes`
 
@@ -170,6 +172,7 @@ class Workbench:
         """Every head's map of `picture`. Raises `UserError` for a bad picture or model."""
         self.wait()
         spec = self._spec(spec, names_allowed)
+        from dino_core.catalog.finding import content_hash
         from dino_core.lenses import LensPayload, look
 
         with self._compute:
@@ -187,6 +190,8 @@ class Workbench:
                 photo=jpeg(image, SHOWN_SIDE),
                 sentence=f"{_seen(attention)} by {model_title(spec)} in {took:.1f} s "
                 f"on {model.device.type}",
+                content=content_hash(picture),
+                model_hash=model.hash,
                 fed=attention.image_size,
                 sizes=_sizes(model, attention, took),
             )
@@ -316,6 +321,27 @@ class Workbench:
         if "key" in named:
             return self.picture(named.text("key"), named.whole("row"))
         return uploaded(*self.upload_named(named))
+
+    def find(self, content: str, upload: Question | None = None) -> Picture:
+        """The picture with this content hash: of a gallery, an example, or the visitor's `upload`.
+
+        Raises `UserError` when it is none of them.
+        """
+        from dino_core.catalog.finding import find
+
+        self.wait()
+        own = []
+        if upload is not None:
+            with contextlib.suppress(UserError):  # gone since, as uploads are
+                own.append(self.picture_named(upload))
+        opened = [self.gallery_at(gallery_key(path)) for path in self._gallery_paths()]
+        picture = find(content, opened, self.examples, own)
+        if picture is None:
+            raise UserError(
+                "the picture of this link is neither in a gallery here nor among the examples; "
+                "add it, and it will be shown as the link says"
+            )
+        return picture
 
     def upload_named(self, named: Question) -> tuple[Path, str]:
         """The file of a visitor that a browser names, and what it was called there."""

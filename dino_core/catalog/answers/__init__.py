@@ -22,6 +22,7 @@ _HOME = {  # where each kind of question is answered, by the function of that na
     "object": "objects",
     "health": "health",
     "clip": "clips",
+    "export": "views",
 }
 
 
