@@ -54,7 +54,7 @@ def rgba(image: np.ndarray, mask: np.ndarray) -> Image.Image:
     What is transparent is black beneath as well: nothing of the photo around it is handed on.
     """
     alpha = mask.astype(np.uint8)[..., None]
-    return Image.fromarray(np.concatenate([image * alpha, 255 * alpha], axis=-1), mode="RGBA")
+    return Image.fromarray(np.concatenate([image * alpha, 255 * alpha], axis=-1))
 
 
 def to_json(rings: list[Ring], size: tuple[int, int], *, model: str, model_hash: str) -> str:
