@@ -37,6 +37,7 @@ from dino_core.training.step import Schedules, train_step
 EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "tiff": ("tifffile",),
+    "video": ("av",),
     "logging": ("tensorboard", "wandb"),
 }
 PAGES = {"lens": 7860, "explorer": 8501}

@@ -49,9 +49,9 @@ ARTIFACT_RATIO = 2.5  # times the median; published artifacts lie near 10, whole
 State = Literal["fine", "flat", "resting", "not a number"]
 VERDICTS: dict[State, str] = {
     "fine": "looks at some places more than at others",
-    "flat": "flat: patches get nearly alike, a picture of it shows more contrast than it has",
-    "resting": "resting: patches get less than 1 % of its attention, CLS or registers the rest",
-    "not a number": "broken: its attention is not a number; the weights are damaged",
+    "flat": "flat: patches get nearly alike, and pictures of it show more contrast than it has",
+    "resting": "resting: patches get less than 1 % of the attention, CLS or registers the rest",
+    "not a number": "broken: the attention is not a number; the weights are damaged",
 }
 
 
@@ -146,18 +146,20 @@ class Health:
             return [f"All {len(self.heads)} heads have a map of their own preference."]
         found = []
         for state in ("not a number", "flat", "resting"):
-            names = [f"{h.layer}.{h.head}" for h in self.idle if h.state == state]
+            # Counted from 1, as the lens page counts them.
+            names = [f"{h.layer + 1}.{h.head + 1}" for h in self.idle if h.state == state]
             if names:
-                verdict = VERDICTS[state]
-                number = _counted(len(names), "head")
-                found.append(f"{number} of {len(self.heads)} ({_listed(names)}): {verdict}.")
+                verdict, number = VERDICTS[state], _counted(len(names), "head")
+                are = f"{number} of {len(self.heads)} {'is' if len(names) == 1 else 'are'}"
+                where = f"layer.head {_listed(names)}"
+                found.append(f"{are} {verdict} ({where}).")
         return found
 
     def _of_twins(self) -> list[str]:
         if not self.twins:
             return ["No two heads of a layer show the same map."]
         return [
-            f"Layer {t.layer}: heads {_listed([str(h) for h in t.heads])} show the same map "
+            f"Layer {t.layer + 1}: heads {_listed([str(h + 1) for h in t.heads])} show the same map "
             f"(correlation {t.correlation:.3f}), so looking at one of them is enough."
             for t in self.twins
         ]

@@ -53,9 +53,10 @@ def test_each_state_of_a_head_by_hand():
     assert found.heads[1].entropy == pytest.approx(1) and found.heads[1].peak == pytest.approx(1)
     assert found.heads[1].patch_share == pytest.approx(0.9)
     assert found.heads[2].patch_share == pytest.approx(0.005)
-    text = " ".join(found.sentences())
-    assert "1 head of 4 (0.1): flat" in text and "1 head of 4 (0.2): resting" in text
-    assert "1 head of 4 (0.3): broken" in text
+    broken, flat, resting = found.sentences()[:3]
+    assert broken.startswith("1 head of 4 is broken") and broken.endswith("(layer.head 1.4).")
+    assert flat.startswith("1 head of 4 is flat") and flat.endswith("(layer.head 1.2).")
+    assert resting.startswith("1 head of 4 is resting") and resting.endswith("(layer.head 1.3).")
 
 
 def test_a_resting_head_is_resting_even_where_the_rest_is_flat():
@@ -108,7 +109,7 @@ def test_twins_are_found_whatever_their_scale_and_only_within_a_layer():
     found = health(attention(layers), tokens(ORDINARY))
     assert [(t.layer, t.heads) for t in found.twins] == [(0, (0, 2)), (0, (1, 3))]
     assert all(t.correlation == pytest.approx(1) for t in found.twins)
-    assert "Layer 0: heads 0 and 2 show the same map" in " ".join(found.sentences())
+    assert "Layer 1: heads 1 and 3 show the same map" in " ".join(found.sentences())
     assert [row["twins"] for row in found.rows()] == [[2], [3], [0], [1], [], [], [], []]
 
 
