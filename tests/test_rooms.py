@@ -30,7 +30,7 @@ FLOORS = {
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery", "views"},
-    5: {"evaluation", "catalog", "benchmarks"},
+    5: {"evaluation", "api", "catalog", "benchmarks"},
     6: {"apps", "scripts"},
 }
 GROUND, TOP = min(FLOORS), max(FLOORS)
