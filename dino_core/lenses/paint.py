@@ -28,7 +28,7 @@ SHORTEST, LONGEST = 1200, 1400  # pixels, of a drawing's long side: an outline m
 FIELD = 640  # pixels, at least, on the long side of a smoothly enlarged map
 LUMINANCE = np.array([0.3, 0.59, 0.11], np.float32)  # W3C Compositing and Blending 1, Lum(C)
 DARK, LIGHT = ((6, 9, 20), 0.7, 4.0), ((255, 255, 255), 1.0, 1.7)  # color, alpha, width in units
-PATCH_EDGE, PATCH = ((6, 9, 20), 0.8, 5.0), ((255, 216, 77), 1.0, 2.4)
+PATCH_EDGE, PATCH = ((6, 9, 20), 0.85, 7.0), ((255, 255, 255), 1.0, 3.0)
 UNITS = 600  # of an outline's width, on the long side
 
 

@@ -112,6 +112,25 @@ def test_all_heads_at_once_are_drawn_alike(drawn):
     check_alike(ours, drawn(payload, photo, 1, style, mode="colored"))
 
 
+MARK = """([width, height, row, column, h, w]) => {
+    const canvas = Object.assign(document.createElement("canvas"), {width, height});
+    const context = canvas.getContext("2d");
+    context.fillStyle = "rgb(128 128 128)";
+    context.fillRect(0, 0, width, height);
+    paintPatch(context, {row, column}, {h, w}, true);
+    return canvas.toDataURL();
+}"""
+
+
+def test_the_patch_that_looks_is_marked_alike(page):
+    page.set_content("<p>overlay</p>")
+    page.add_script_tag(path=str(OVERLAY))
+    answer = page.evaluate(MARK, [1200, 500, 3, 4, *GRID])
+    theirs = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.partition(",")[2]))))
+    ours = paint.with_patch(np.full((500, 1200, 3), 128, np.uint8), (3, 4), GRID)
+    assert np.abs(ours.astype(int) - theirs[..., :3]).max() <= 12
+
+
 # -- each step ----------------------------------------------------------------------------------
 
 FLAT = np.full((60, 90, 3), (200, 100, 40), np.uint8)
@@ -223,12 +242,11 @@ def test_heads_are_drawn_in_colors_of_their_own_the_stronger_in_front():
 def test_a_square_stands_around_the_patch_with_a_dark_edge():
     photo = np.full((600, 600, 3), 128, np.uint8)  # the unit is one pixel here
     red = paint.with_patch(photo, (1, 2), (6, 6))[..., 0].astype(float)
-    dark = 0.2 * 128 + 0.8 * 6  # 5 px wide around x = 200, and 2.4 px of yellow (255) on it
-    thin = 128 - 0.5 * 0.8 * (128 - 6)
-    third = 0.8 * dark + 0.2 * 255
-    side = [128, thin, third, 255, 255, third, thin, 128]
+    dark = 0.15 * 128 + 0.85 * 6  # 7 px wide around x = 200, and 3 px of white on it
+    thin = (128 + dark) / 2
+    side = [thin, dark, (dark + 255) / 2, 255, 255, (dark + 255) / 2, dark, thin]
     np.testing.assert_allclose(red[150, 196:204], side, atol=0.5)
-    np.testing.assert_allclose(red[196:204, 250], side, atol=0.5)
+    np.testing.assert_allclose(red[196:204, 250], side[::-1], atol=0.5)
     np.testing.assert_allclose(red[150, 296:304], side, atol=0.5)
     assert red[199, 199] == 255, "its corners are square"
     red[96:204, 196:304] = 128
