@@ -275,6 +275,7 @@ class LensPage:
             yield unchanged(error)
             return
         drawing = drawn(picture, sight) | {"model": model or "", "size": size}
+        drawing |= self._tab_choices()
         yield picture, size, drawing, gr.skip(), told("ready", sight.sentence)
         near = self._near(picture, model or "", gallery, names)
         yield gr.skip(), gr.skip(), gr.skip(), near, gr.skip()
@@ -294,15 +295,7 @@ class LensPage:
             near = self.bench.neighbors(picture, model, gallery, k=NEIGHBORS, names_allowed=names)
         except UserError as error:
             return {"sentence": f"{error}, or make one with this model:", "command": command}
-        return {
-            "key": near.key,
-            "gallery": near.gallery,
-            "count": near.count,
-            "generated": near.generated,
-            "command": command,
-            "neighbors": [vars(neighbor) for neighbor in near.neighbors],
-            "vote": near.vote,
-        }
+        return near.to_json() | {"command": command}
 
     # -- values -----------------------------------------------------------------------------
 
@@ -316,6 +309,11 @@ class LensPage:
             choices.append((picked, picked))  # typed by the visitor
         first = catalog.model_title(self.bench.named_model) if self.bench.named_model else None
         return {"choices": choices, "value": picked or first}
+
+    def _tab_choices(self) -> dict[str, Any]:
+        """What the tabs offer: models to compare with, and how large a second picture may be."""
+        models = [(entry.title, entry.spec) for entry in self.bench.models()]
+        return {"models": models, "limit": catalog.MAX_UPLOAD}
 
     def _gallery_choices(self, picked: str | None = None) -> dict[str, Any]:
         choices = [(title, key) for key, title in self.bench.galleries()]
@@ -345,6 +343,9 @@ STAGE = (
     "pieces.js",
     "colors.js",
     "object.js",
+    "second.js",
+    "pairs.js",
+    "compare.js",
     "clips.js",
     "health.js",
 )  # tabs in this order
@@ -406,7 +407,7 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheets as they are: Gradio's own `css` would drop the container queries in them."""
-    names = ("theme.css", "overlay.css", "lens.css")
+    names = ("theme.css", "overlay.css", "lens.css", "pairs.css", "compare.css")
     return "".join(
         f"<style>{(ASSETS / name).read_text(encoding='utf-8')}</style>" for name in names
     )

@@ -30,8 +30,9 @@ FLOORS = {
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery", "views"},
-    5: {"evaluation", "api", "catalog", "benchmarks"},
-    6: {"apps", "scripts"},
+    5: {"evaluation", "benchmarks", "api"},
+    6: {"catalog"},
+    7: {"apps", "scripts"},
 }
 GROUND, TOP = min(FLOORS), max(FLOORS)
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -34,6 +34,7 @@ function viewQuery({content, model, model_hash: hash, size}, state) {
   const set = (name, value, usual) => { if (value !== usual) query.set(name, value); };
   set("layer", state.layer, -1);
   if (state.head >= 0) query.set("head", state.head);
+  if (state.head === LENS_LIKE) query.set("similar", "true");
   if (size) query.set("size", size);
   if (state.from === "patch" && state.patch) query.set("query", `${state.patch.row},${state.patch.column}`);
   if (state.from === "rollout") query.set("rollout", "true");
@@ -54,6 +55,7 @@ function stateOf(search) {
     if (state[key] === undefined) delete state[key];
   }
   if (query.has("image")) state.opacity ??= 0.6;
+  if (query.get("keep") === "none") Object.assign(state, {keep: 1, outline: false});
   read("mode", "mode", String);
   read("colormap", "colors", String);
   read("smooth", "smooth", (text) => text === "true");
@@ -63,6 +65,7 @@ function stateOf(search) {
     const [row, column] = query.get("query").split(",").map(Number);
     Object.assign(state, {from: "patch", patch: {row, column}});
   }
+  if (query.get("similar") === "true") state.head = LENS_LIKE;
   if (!LENS_MODES.some(([mode]) => mode === state.mode)) delete state.mode;
   if (!(state.colors in LENS_COLORS)) delete state.colors;
   return state;
@@ -220,6 +223,7 @@ function stage({element, props, trigger, upload, watch}) {
     return {path, name: file.name || "pasted picture"};
   }
   const desk = {ask, upload: send, picture: () => props.value};
+  globalThis.lensAsk = ask;
 
   let opened = new URLSearchParams(location.search).get("image") && location.search;
 
@@ -256,7 +260,16 @@ function stage({element, props, trigger, upload, watch}) {
         return; // the status line says why
       }
     }
-    let writing = 0;
+    let writing = 0, patch = "";
+    place.addEventListener("lens-box", ({detail: box}) => globalThis.lensNear?.({box}));
+    place.addEventListener("lens", ({detail}) => {
+      const chosen = detail.from === "patch" && detail.patch;
+      if (chosen && `${chosen.row},${chosen.column}` !== patch) {
+        const [h, w] = detail.grid;
+        globalThis.lensNear?.({patch: {x: (chosen.column + 0.5) / w, y: (chosen.row + 0.5) / h}});
+      }
+      patch = chosen ? `${chosen.row},${chosen.column}` : "";
+    });
     place.addEventListener("lens", () => { // browsers allow few changes of the address a second
       clearTimeout(writing);
       writing = setTimeout(() => write(query()), 300);
@@ -352,15 +365,86 @@ function sizeSlider(change) {
   }};
 }
 
+/** What is like the picture, or like a box or a patch of it, in the gallery that is picked. */
 function neighbors({element, props, trigger, watch}) {
   const home = element.firstChild;
+  const state = {of: "whole", box: null, patch: null, column: "", value: "", offered: null};
+  let whole = null, asked = 0;
+
   const show = () => {
     const near = props.value;
     globalThis.lensGallery = () => near?.key;
     if (!near) return home.replaceChildren();
-    const content = near.neighbors ? hits(near, trigger) : nothing(near);
-    home.replaceChildren(node("section", {class: "near", "aria-labelledby": "near-title"}, ...content));
+    const other = near.key !== whole?.key;
+    whole = near;
+    Object.assign(state, {of: "whole", box: null, patch: null}, other ? {column: "", value: "", offered: null} : {});
+    draw(near);
+    if (!near.neighbors) return;
+    if (other) offer();
+    else if (state.value) ask();
   };
+
+  /** The picture's box or patch has changed: whoever asked for it before gets the new one's. */
+  globalThis.lensNear = (part) => {
+    if (!whole?.neighbors) return;
+    Object.assign(state, part);
+    if (part.box) state.of = "box";
+    if ((state.of === "box" && !state.box) || (state.of === "patch" && !state.patch)) state.of = "whole";
+    ask();
+  };
+
+  async function offer() {
+    try {
+      state.offered = await globalThis.lensAsk("filters");
+    } catch {
+      return; // the status line says why
+    }
+    draw(whole);
+  }
+
+  async function ask() {
+    const number = (asked += 1);
+    const part = {box: {box: state.box}, patch: {patch: state.patch}, whole: {}}[state.of];
+    const filter = state.value ? {column: state.column, value: state.value} : {};
+    try {
+      const near = await globalThis.lensAsk("near", {...part, ...filter});
+      if (number === asked) draw({...whole, ...near});
+    } catch {
+      if (number === asked) draw(whole); // the status line says why
+    }
+  }
+
+  function draw(near) {
+    const content = near.neighbors ? hits(near, tools(), trigger) : nothing(near);
+    home.replaceChildren(node("section", {class: "near", "aria-labelledby": "near-title"}, ...content));
+  }
+
+  function tools() {
+    const choice = (key, text, able, hint) => node("label", {title: able ? "" : hint}, node("input", {
+      type: "radio", name: "near-of", value: key, checked: state.of === key, disabled: !able,
+      onchange: () => { state.of = key; ask(); }}), node("span", {}, text));
+    const held = state.offered?.patches;
+    const of = node("div", {class: "lens-segments", role: "radiogroup", "aria-label": "Like what"},
+      choice("whole", "Whole picture", true, ""),
+      choice("box", "Box", Boolean(state.box), "Drag over the picture to draw a box"),
+      choice("patch", "Patch", Boolean(state.patch && held),
+        held ? "Click a patch of the picture" : "This gallery holds no patches: scripts/embed.py --patches adds them"));
+    const columns = state.offered?.columns ?? {};
+    if (!Object.keys(columns).length) return [of];
+    const select = (label, options, value, change) => node("select", {"aria-label": label,
+      onchange: (event) => change(event.target.value)},
+    ...options.map(([key, text]) => node("option", {value: key, selected: key === value}, text)));
+    const names = Object.keys(columns);
+    state.column ||= names[0];
+    return [of, node("div", {class: "near-filter"}, node("span", {}, "Only where"),
+      names.length > 1 ? select("Column", names.map((name) => [name, name]), state.column, (name) => {
+        Object.assign(state, {column: name, value: ""});
+        ask();
+      }) : node("span", {}, names[0]),
+      select("Value", [["", "anything"], ...columns[state.column].map((value) => [value, value])], state.value,
+        (value) => { state.value = value; ask(); }))];
+  }
+
   watch("value", show);
   show();
 }
@@ -377,7 +461,26 @@ function ownFolder(command) {
     node("code", {}, command)];
 }
 
-function hits(near, trigger) {
+/** Where in a hit's image the patch is found: its likeness as heat, the patch framed. */
+function whereIn(hit) {
+  if (!hit.map) return [];
+  const [h, w] = hit.map.grid;
+  const codes = Uint8Array.from(atob(hit.map.codes), (letter) => letter.charCodeAt(0));
+  const small = node("canvas", {width: w, height: h});
+  const heat = small.getContext("2d").createImageData(w, h);
+  for (let i = 0; i < codes.length; i++) heat.data.set([255, 190, 40, Math.max(0, codes[i] - 96) * 1.1], 4 * i);
+  small.getContext("2d").putImageData(heat, 0, 0);
+  const canvas = node("canvas", {width: 12 * w, height: 12 * h, "aria-hidden": "true"});
+  const context = canvas.getContext("2d");
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  const [left, top, right, bottom] = hit.patch;
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = 5;
+  context.strokeRect(left * canvas.width, top * canvas.height, (right - left) * canvas.width, (bottom - top) * canvas.height);
+  return [canvas];
+}
+
+function hits(near, tools, trigger) {
   const images = near.generated ? "generated images" : "images";
   const about = `in ${near.gallery} · ${near.count.toLocaleString("en")} ${images}`;
   const thumb = (hit) => new URL(`thumbs/${near.key}/${hit.row}`, document.baseURI).href;
@@ -387,7 +490,8 @@ function hits(near, trigger) {
       window.scrollTo({top: 0, behavior: "smooth"});
       trigger("select", {key: near.key, row: hit.row});
     }},
-    node("img", {src: thumb(hit), alt: hit.id, loading: "lazy"}),
+    node("span", {class: "hit-picture"},
+      node("img", {src: thumb(hit), alt: hit.id, loading: "lazy"}), ...whereIn(hit)),
     node("span", {class: "hit-text"},
       node("span", {class: "hit-label"}, hit.label ?? hit.id.split("/").pop()),
       node("span", {class: "hit-score", title: "cosine similarity"}, hit.score.toFixed(3))))));
@@ -397,9 +501,12 @@ function hits(near, trigger) {
     node("span", {class: "vote-bar", style: `--share: ${share}`})));
   const vote = bars.length ? [node("div", {class: "vote"}, node("h3", {}, "Their vote"),
     node("ol", {}, ...bars), node("p", {}, "Closer neighbors count more."))] : [];
+  const list = cards.length ? node("ul", {class: "hits"}, ...cards)
+    : node("p", {class: "near-note"}, "No image of the gallery is left by this filter.");
   return [
     node("header", {}, node("h2", {id: "near-title"}, "Nearest neighbors"), node("p", {}, about)),
-    node("div", {class: "near-layout"}, ...vote, node("ul", {class: "hits"}, ...cards)),
+    node("div", {class: "near-tools lens"}, ...tools),
+    node("div", {class: "near-layout"}, ...vote, list),
     ...(near.generated ? ownFolder(near.command) : []),
   ];
 }

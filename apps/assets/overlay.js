@@ -2,11 +2,13 @@
 //
 //   const lens = mountLens(element, {payload: Uint8Array, image: url, title: "china.jpg", ask});
 //   lens.update({payload, image, title});      // another picture; layer, head, sliders stay
+//   lens.apply({layer: 11, head: 2});          // from outside, without an event
 //   lens.destroy();
 //   element.addEventListener("lens", e => e.detail)      // {layer, head, keep, ...} on each change
 //
 // `ask(about, details)` is optional: a function that promises the server's answer. With it a click
-// on a patch shows the attention from there, and rollout is offered.
+// on a patch shows the attention from there, rollout is offered, and a box can be drawn:
+// "lens-box" events tell it in shares of the picture, {left, top, right, bottom}, or null.
 //
 // Plain JavaScript without a build: put it before your own code in Gradio's `js_on_load` or in a
 // Streamlit v2 component. It wants theme.css and overlay.css, and makes no request of its own.
@@ -14,13 +16,17 @@
 // Payload (docs/formats.md): uint32 n, n bytes of JSON header, uint8 codes [L, heads, h, w] of
 // 255 * sqrt(attention / max of the head).
 
-const LENS_COLORS = {
-  inferno: "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
-  magma: "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf",
-  viridis: "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
-  turbo: "30123b 4145ab 4675ed 39a2fc 1bcfd4 24eca6 61fc6c a4fc3b d1e834 f3c63a fe9b2d f36315 " +
-    "d93806 b11901 7a0403",
-  gray: "000000 ffffff",
+const LENS_COLORS = { // as in dino_core/lenses/colormap.py
+  inferno: "000004 050417 100a2e 1f0c47 300a5c 420a68 530e6d 63146e 731a6e 83206b 932667 a42c61 b33359 " +
+    "c23b50 d04545 dd513a e75f2d f06e21 f67f13 fa9207 fca50a fbb81d f8cc36 f4e055 f2f27c fcffa4",
+  magma: "000004 050416 0f0b2c 1b1043 2a115c 3b0f70 4c117a 5c177f 6c1d81 7c2382 8c2981 9d2e7f ad347c " +
+    "be3977 ce4070 de4968 ea5661 f3665c f9795d fc8c63 fe9f6d feb27a fec589 fed89a fdeaac fcfdbf",
+  viridis: "440154 471063 481e70 472b7a 453882 414487 3c4f8b 375a8c 32648e 2e6e8e 2a788e 26828e 228b8d " +
+    "1f958b 1f9e88 22a884 2cb17e 3aba76 4dc36c 62ca5f 7ad151 93d741 aedc30 c9e01f e4e419 fde725",
+  turbo: "30123b 3b3081 434cb7 4668df 4682f8 3e9bfe 2db5f1 1dccd9 18dfbe 27eda5 46f884 6efe62 94fe46 " +
+    "b0f937 caed34 e1dd37 f3c93a fcb236 fe972c fa781e f05b12 e24209 cf2e04 b81d02 9c0f01 7a0403",
+  gray: "000000 111111 222222 333333 444444 555555 666666 777777 888888 999999 aaaaaa bbbbbb cccccc " +
+    "dddddd eeeeee ffffff",
 };
 const LENS_MODES = [["heat", "Heat map"], ["masked", "Masked"], ["spotlight", "Spotlight"],
   ["colored", "By head"]];
@@ -28,6 +34,7 @@ const LENS_FIELD = 640; // pixels on the long side of a smoothly upsampled map
 const LENS_LONG_SIDE = 1200; // pixels of the drawing, at least
 const LENS_MEAN = -1; // the "head" that is the mean of a layer's heads
 const LENS_LIKE = -2; // the "head" that is the cosine of a patch's feature with all others
+const LENS_DRAG = 6; // CSS pixels that a press may wander and still be a click
 const LENS_HOLD = 260; // milliseconds after which a press shows the photo and is no click
 
 // ---- the payload -------------------------------------------------------------------------------
@@ -103,7 +110,8 @@ function meanMap(header, codes, layer) {
   for (let i = 0; i < size; i++) values[i] /= peak || 1;
   const order = descending(values);
   const count = (keep) => {
-    if (!mass || keep <= 0) return mass ? 1 : 0;
+    if (!mass || keep <= 0) return 0;
+    if (keep >= 1) return size;
     let running = 0;
     for (let i = 0; i < size; i++) {
       running += values[order[i]] * peak;
@@ -293,6 +301,7 @@ function paintStage(canvas, photo, lens, map, state, scratch) {
   const {width, height} = canvas;
   context.globalAlpha = 1;
   context.globalCompositeOperation = "source-over";
+  context.imageSmoothingEnabled = true;
   context.drawImage(photo, 0, 0, width, height);
   if (state.peek) return;
 
@@ -344,6 +353,20 @@ function paintPatch(context, {row, column}, {h, w}, strong) {
     context.strokeRect(...box);
   }
   context.setLineDash([]);
+}
+
+/** A drawn box: what lies outside is darker. */
+function paintBox(context, {left, top, right, bottom}) {
+  const {width, height} = context.canvas;
+  const [x, y, w, h] = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+  context.fillStyle = "rgb(6 9 20 / 45%)";
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  context.rect(x, y, w, h);
+  context.fill("evenodd");
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = Math.max(width, height) / 400;
+  context.strokeRect(x, y, w, h);
 }
 
 function strokeLines(context, lines, sx, sy, unit) {
@@ -422,11 +445,12 @@ function lensCheck(text, checked, change) {
 function mountLens(element, {payload, image, title = "", state: wanted = {}, ask = null}) {
   const state = {
     layer: -1, head: LENS_MEAN, opacity: 0.65, keep: 0.6, mode: "heat", outline: true,
-    colors: "inferno", smooth: true, peek: false, from: "class", patch: null, ...wanted,
+    colors: "inferno", smooth: true, peek: false, from: "class", patch: null, box: null, ...wanted,
   };
   let lens = null, photo = null, name = title, frame = 0, latest = 0, tiles = [];
   let sources = new Map(); // what was asked for of this picture: rollout, and patches by place
   let cursor = null; // the patch that the keyboard is at
+  let marked = null; // the first corner of a box drawn by keyboard
   const scratch = document.createElement("canvas");
   const change = (part) => { Object.assign(state, part); refresh(); };
 
@@ -436,17 +460,33 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   const stage = lensNode("div", {
     class: "lens-stage", tabindex: "0", role: "group",
     "aria-label": "Picture with attention. Left and right arrow change the head, up and down the layer" +
-      (ask ? "; with shift they choose a patch, and Enter shows the attention from it." : "."),
+      (ask ? "; with shift they choose a patch, Enter shows the attention from it, and B marks the corners of a box." : "."),
     onpointermove: (event) => readPatch(event), onpointerleave: () => { reading.textContent = ""; },
     onpointerdown: (event) => press(event), onclick: (event) => choose(event),
   }, canvas, reading);
   let held = 0;
+  let corner = null, drawing = false; // where a press began, and whether it became a box
   const press = (event) => {
     if (event.button) return;
     clearTimeout(held);
     held = setTimeout(() => change({peek: true}), ask ? LENS_HOLD : 0);
+    corner = ask && event.pointerType !== "touch" && {at: placeOf(event), x: event.clientX, y: event.clientY};
+    drawing = false;
   };
-  const release = () => { clearTimeout(held); if (state.peek) setTimeout(() => change({peek: false})); };
+  const drag = (event) => {
+    if (!corner || state.peek) return;
+    if (!drawing && Math.hypot(event.clientX - corner.x, event.clientY - corner.y) < LENS_DRAG) return;
+    drawing = true;
+    clearTimeout(held);
+    change({box: boxBetween(corner.at, placeOf(event))});
+  };
+  const release = () => {
+    clearTimeout(held);
+    corner = null;
+    if (drawing) tellBox();
+    if (state.peek) setTimeout(() => change({peek: false}));
+  };
+  window.addEventListener("pointermove", drag);
   window.addEventListener("pointerup", release);
   window.addEventListener("pointercancel", release);
   const what = lensNode("strong");
@@ -519,6 +559,11 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
       event.preventDefault();
       return step ? moveCursor(step) : attend({from: "patch", patch: cursor ?? middle()});
     }
+    if (ask && event.target === stage && event.key.toLowerCase() === "b") return markCorner();
+    if (event.key === "Escape" && state.box) {
+      change({box: null});
+      return tellBox();
+    }
     if (event.key === "Escape" && state.from !== "class") return attend({from: "class"});
     if (!step || event.shiftKey) return;
     event.preventDefault();
@@ -527,6 +572,36 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     const head = there[(at + step[0] + there.length) % there.length];
     change({head, layer: Math.min(Math.max(state.layer + step[1], 0), lens.layers - 1)});
     if (grid.contains(document.activeElement) || grid.contains(event.target)) tiles[there.indexOf(head)].focus();
+  }
+
+  /** Where on the picture the pointer is, in shares of its width and height, held inside. */
+  function placeOf({clientX, clientY}) {
+    const box = canvas.getBoundingClientRect();
+    const within = (value) => Math.min(Math.max(value, 0), 1);
+    return [within((clientX - box.left) / box.width), within((clientY - box.top) / box.height)];
+  }
+
+  function boxBetween([x0, y0], [x1, y1]) {
+    return {left: Math.min(x0, x1), top: Math.min(y0, y1), right: Math.max(x0, x1), bottom: Math.max(y0, y1)};
+  }
+
+  function tellBox() {
+    element.dispatchEvent(new CustomEvent("lens-box", {detail: state.box, bubbles: true}));
+  }
+
+  /** By keyboard: the first B marks a corner at the chosen patch, the second closes the box. */
+  function markCorner() {
+    const {row, column} = cursor ?? middle();
+    const here = [[column / lens.w, row / lens.h], [(column + 1) / lens.w, (row + 1) / lens.h]];
+    if (!marked) {
+      marked = here;
+      spoken.textContent = "first corner of a box; go to the other and press B again";
+      return;
+    }
+    const xs = [...marked, ...here].map(([x]) => x), ys = [...marked, ...here].map(([, y]) => y);
+    change({box: boxBetween([Math.min(...xs), Math.min(...ys)], [Math.max(...xs), Math.max(...ys)])});
+    marked = null;
+    tellBox();
   }
 
   const middle = () => ({row: lens.h >> 1, column: lens.w >> 1});
@@ -558,7 +633,8 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   }
 
   function choose(event) {
-    const patch = ask && lens && !state.peek && patchAt(event);
+    const patch = ask && lens && !state.peek && !drawing && patchAt(event);
+    drawing = false;
     if (!patch) return;
     cursor = null;
     attend({from: "patch", patch});
@@ -593,7 +669,8 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
 
   function buildTiles() {
     const there = heads();
-    if (!there.includes(state.head)) state.head = LENS_MEAN;
+    const awaited = state.head === LENS_LIKE && state.from === "patch" && source() === lens;
+    if (!there.includes(state.head) && !awaited) state.head = LENS_MEAN;
     tiles = there.map((head) => lensNode("button", {
       type: "button", class: "lens-tile", role: "radio", onclick: () => change({head}), "data-head": head,
       "aria-label": headName(head),
@@ -648,14 +725,16 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     const context = canvas.getContext("2d");
     if (state.from === "patch" && state.patch) paintPatch(context, state.patch, lens, true);
     if (cursor) paintPatch(context, cursor, lens, false);
+    if (state.box) paintBox(context, state.box);
   }
 
-  function refresh() {
+  function refresh({quiet = false} = {}) {
     if (lens) layer.set(state.layer + 1); // the arrow keys move the layer too
     from.set(state.from);
     if (!frame) frame = requestAnimationFrame(paint);
+    if (quiet) return;
     const {peek, ...told} = state;
-    element.dispatchEvent(new CustomEvent("lens", {detail: told}));
+    element.dispatchEvent(new CustomEvent("lens", {detail: {...told, grid: lens && [lens.h, lens.w]}}));
   }
 
   /** Show another picture, as `given` says; resolves when its photo is loaded. */
@@ -670,7 +749,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     lens = next;
     sources = new Map([["class", next]]);
     cursor = null;
-    Object.assign(state, {from: "class", patch: null}, given);
+    Object.assign(state, {from: "class", patch: null, box: null}, given);
     if (state.patch && !(state.patch.row < lens.h && state.patch.column < lens.w)) state.patch = null;
     reveal();
     photo = picture;
@@ -681,7 +760,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     canvas.height = Math.round(height * enlarge);
     canvas.style.setProperty("--lens-ratio", width / height);
     if (!same) {
-      state.layer = state.layer < 0 ? lens.layers - 1 : Math.min(state.layer, lens.layers - 1);
+      state.layer = Math.min(state.layer < 0 ? Math.max(lens.layers + state.layer, 0) : state.layer, lens.layers - 1);
       state.head = Math.min(state.head, lens.heads - 1);
       layer.input.max = lens.layers;
     }
@@ -700,7 +779,15 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     smooth.querySelector("input").checked = state.smooth;
   }
 
+  /** Set layer, head, opacity, ... from outside. No event tells of it, so two can follow each other. */
+  function apply(part) {
+    Object.assign(state, part);
+    reveal();
+    refresh({quiet: true});
+  }
+
   function destroy() {
+    window.removeEventListener("pointermove", drag);
     window.removeEventListener("pointerup", release);
     window.removeEventListener("pointercancel", release);
     cancelAnimationFrame(frame);
@@ -708,7 +795,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   }
 
   const ready = payload ? update({payload, image, title, state: wanted}) : Promise.resolve();
-  return {update, destroy, ready, state};
+  return {update, apply, destroy, ready, state};
 }
 
 globalThis.mountLens = mountLens;

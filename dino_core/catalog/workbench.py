@@ -43,6 +43,8 @@ from dino_core.gallery.listing import GalleryEntry, entry
 from dino_core.serving import is_inside
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dino_core.gallery import Gallery
     from dino_core.lenses import Attention
     from dino_core.lenses.tokens import Tokens
@@ -86,6 +88,10 @@ class Neighborhood:
     generated: bool
     neighbors: list[Neighbor]
     vote: list[tuple[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return vars(self) | {"neighbors": [dict(vars(one)) for one in self.neighbors]}
 
 
 @dataclass(frozen=True)
@@ -230,13 +236,25 @@ class Workbench:
         return self._tokens[key]
 
     def neighbors(
-        self, picture: Picture, spec: str, key: str, *, k: int = 20, names_allowed: bool = True
+        self,
+        picture: Picture,
+        spec: str,
+        key: str,
+        *,
+        k: int = 20,
+        box: tuple[float, float, float, float] | None = None,
+        where: "np.ndarray | None" = None,
+        names_allowed: bool = True,
     ) -> Neighborhood:
         """The `k` nearest images of a gallery, by its public name, and their vote.
 
-        Raises `UserError` when the gallery was made by another model, or cannot be opened.
+        Of the part in `box` (left, top, right, bottom in pixels) where one is given, among the
+        images in `where` (bool, one an image). Raises `UserError` when the gallery was made by
+        another model, or cannot be opened.
         """
         self.wait()
+        from dino_core.gallery import region_features
+
         spec = self._spec(spec, names_allowed)
         with self._compute:
             opened, model = self.gallery_at(key), self._model(spec)
@@ -246,14 +264,23 @@ class Workbench:
                     f"cannot be compared with those of {model_title(spec)}; pick the model that "
                     "made it"
                 )
-            itself = picture.row if picture.gallery == key else None
-            hits = opened.search(load(picture), k=k + (itself is not None), model=model)
+            itself = picture.row if picture.gallery == key and box is None else None
+            image = load(picture)
+            query = image if box is None else region_features(model, image, box, opened.info.kind)
+            hits = opened.search(query, k=k + (itself is not None), where=where, model=model)
         found = zip(hits.rows, hits.ids, hits.labels, hits.scores, strict=True)
-        neighbors = [
-            Neighbor(int(row), id, label, float(score))
-            for row, id, label, score in found
-            if row != itself
-        ][:k]
+        return self.neighborhood(
+            key,
+            [
+                Neighbor(int(row), id, label, float(score))
+                for row, id, label, score in found
+                if row != itself
+            ][:k],
+        )
+
+    def neighborhood(self, key: str, neighbors: list[Neighbor]) -> Neighborhood:
+        """Neighbors that were found in a gallery, and what they vote for."""
+        opened = self.gallery_at(key)
         return Neighborhood(
             gallery=opened.name,
             key=key,

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +275,10 @@ def test_a_photo_is_shown_between_1200_and_1400_pixels():
 def test_a_style_that_cannot_be_drawn_is_a_sentence(values, says):
     with pytest.raises(UserError, match=says):
         Style(**values)
+
+
+def test_the_browser_has_the_same_color_maps():
+    block = re.search(r"const LENS_COLORS = \{(.*?)\n\};", OVERLAY.read_text("utf-8"), re.DOTALL)
+    assert block
+    maps = re.findall(r'(\w+):((?:\s*"[^"]*"\s*\+?)+)', block[1])
+    assert {name: "".join(re.findall(r'"([^"]*)"', text)) for name, text in maps} == ANCHORS

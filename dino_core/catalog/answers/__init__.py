@@ -23,6 +23,8 @@ _HOME = {  # where each kind of question is answered, by the function of that na
     "health": "health",
     "clip": "clips",
     "export": "views",
+    "near": "near",
+    "filters": "near",
 }
 
 

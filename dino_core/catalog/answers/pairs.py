@@ -53,7 +53,7 @@ def alike(desk: Desk, question: Question) -> dict[str, Any]:
         "maps": [coded(similarity(own, row, column, one)) for one in both],
         "best": {"row": best_row, "column": best_column, "cosine": cosine},
         "sentence": f"The patch nearest to patch {column + 1}, {row + 1} is patch "
-        f"{best_column + 1}, {best_row + 1} of the other picture (cosine {cosine:.2f})",
+        f"{best_column + 1}, {best_row + 1} of the other picture (cosine {cosine:.3f})",
     }
 
 

@@ -1,0 +1,118 @@
+"""The images of the gallery most like the picture, a part of it, or one patch of it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dino_core.catalog.answers.desk import Desk
+from dino_core.catalog.answers.heads import coded
+from dino_core.catalog.pictures import from_gallery
+from dino_core.catalog.questions import Question
+from dino_core.catalog.workbench import Neighbor
+from dino_core.errors import UserError
+from dino_core.gallery.images import COLUMNS
+from dino_core.gallery.patches import PatchHits, patch_features
+
+PATCH_NEIGHBORS = 12  # each is looked at, to draw where in it the patch's like is
+MOST_VALUES = 60  # of a column that can be filtered by: more are no choice
+LEAST_SIDE = 8  # pixels of a box
+
+
+def near(desk: Desk, question: Question) -> dict[str, Any]:
+    """Neighbors of the whole picture, of a `box` in shares of it, or of a `patch`; filtered."""
+    if not desk.scene.gallery:
+        raise UserError("no gallery is picked; make one with scripts/embed.py, or pick one")
+    where = _where(desk, question)
+    if "patch" in question:
+        return _of_patch(desk, question.part("patch"), where)
+    found = desk.bench.neighbors(
+        desk.scene.picture,
+        desk.scene.model,
+        desk.scene.gallery,
+        box=_box(desk, question.part("box")) if "box" in question else None,
+        where=where,
+        names_allowed=desk.scene.names_allowed,
+    )
+    return found.to_json()
+
+
+def filters(desk: Desk, question: Question) -> dict[str, Any]:
+    """The columns that neighbors can be filtered by, and whether patches can be asked for."""
+    patches = desk.gallery.patches
+    return {
+        "columns": choices(desk.gallery.images),
+        "patches": None if patches is None else patches.info.says(),
+    }
+
+
+def choices(images: pd.DataFrame) -> dict[str, list[str]]:
+    """Columns of few values, and these as text, sorted."""
+    own = [name for name in images.columns if name not in COLUMNS or name in ("label", "split")]
+    texts = {name: sorted({str(value) for value in images[name].dropna()}) for name in own}
+    return {name: values for name, values in texts.items() if 1 < len(values) <= MOST_VALUES}
+
+
+def _where(desk: Desk, question: Question) -> np.ndarray | None:
+    """Which images may be found, bool [n]: those whose value in the column reads as was asked."""
+    if "column" not in question:
+        return None
+    column, value = question.text("column"), question.text("value")
+    images = desk.gallery.images
+    if column not in choices(images):
+        raise UserError(f"{column}: not a column of {desk.gallery.name} to filter by")
+    return (images[column].notna() & (images[column].astype(str) == value)).to_numpy(bool)
+
+
+def _box(desk: Desk, shares: Question) -> tuple[float, float, float, float]:
+    """The box in pixels of the picture; one too small to see anything in is refused."""
+    height, width = desk.image.shape[:2]
+    left, right = (shares.number(side, 0, 1) * width for side in ("left", "right"))
+    top, bottom = (shares.number(side, 0, 1) * height for side in ("top", "bottom"))
+    if right - left < LEAST_SIDE or bottom - top < LEAST_SIDE:
+        raise UserError(f"the box is smaller than {LEAST_SIDE} pixels; draw a larger one")
+    return left, top, right, bottom
+
+
+def _of_patch(desk: Desk, place: Question, where: np.ndarray | None) -> dict[str, Any]:
+    """Images with a patch like the one at a place (`x`, `y` in shares), and where it is in them."""
+    opened, model = desk.gallery, desk.model
+    patches = opened.patches
+    if patches is None:
+        raise UserError(
+            f"{opened.name} holds no patches of its images; add them by running scripts/embed.py "
+            "for it again with --patches"
+        )
+    height, width = desk.image.shape[:2]
+    seen = patch_features(model, desk.image)
+    patch = seen.under(place.number("x", 0, 1) * width, place.number("y", 0, 1) * height)
+    hits = patches.search(patch, k=PATCH_NEIGHBORS, where=where)
+    found = desk.bench.neighborhood(
+        desk.scene.gallery or "",
+        [
+            Neighbor(int(row), id, label, float(score))
+            for row, id, label, score in zip(
+                hits.rows, hits.ids, hits.labels, hits.scores, strict=True
+            )
+        ],
+    ).to_json()
+    for at, one in enumerate(found["neighbors"]):
+        one |= _where_in(desk, hits, at, patch.array[0])
+    return found
+
+
+def _where_in(desk: Desk, hits: PatchHits, at: int, vector_D: np.ndarray) -> dict[str, Any]:
+    """Of one hit: its patch as shares of its image, and how alike all of its patches are."""
+    row = int(hits.rows[at])
+    picture = from_gallery(desk.gallery, desk.scene.gallery or "", row)
+    native = desk.model.info.image_size
+    try:
+        tokens = desk.bench.tokens(picture, desk.model, native)
+    except UserError:  # its file is gone: found it was all the same
+        return {}
+    height, width = tokens.source_size
+    left, top, right, bottom = (int(side) for side in hits.boxes[at])
+    return {
+        "patch": [left / width, top / height, right / width, bottom / height],
+        "map": coded(tokens.patches @ vector_D),
+    }
