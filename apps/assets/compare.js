@@ -142,7 +142,7 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
   function listPairs({pairs, alone: left, sentence: text}) {
     const now = lenses[0].state.head;
     const rows = [...pairs].sort((a, b) => b[2] - a[2]).map(([first, second, correlation]) => lensNode("li", {},
-      lensNode("button", {type: "button", class: "compare-pair", "aria-pressed": first === now,
+      lensNode("button", {type: "button", class: "compare-pair", "aria-pressed": String(first === now),
         onclick: () => pick(first)},
       lensNode("span", {}, `Head ${first + 1}`),
       lensNode("span", {class: "compare-bar-of", style: `--share: ${Math.max(correlation, 0)}`,

@@ -173,7 +173,7 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
     if (!patch) { reading.textContent = ""; return; }
     const value = told()?.cosines[side][patch.row * grid[1] + patch.column] ?? pairs[hot]?.[4];
     reading.textContent = `patch ${patch.column + 1}, ${patch.row + 1}` +
-      (value === undefined ? "" : ` · cosine ${value.toFixed(2)}`);
+      (value === undefined ? "" : ` · cosine ${value.toFixed(3)}`);
   }
 
   function nearestDot(side, {row, column}) {
@@ -256,7 +256,8 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
   /** The lines and dots over both pictures. */
   function link() {
     if (!sides[1].photo) return;
-    const one = told(), made = [];
+    const one = told(), made = [], {width: across, height: down} = place.getBoundingClientRect();
+    links.setAttribute("viewBox", `0 0 ${across} ${down}`); // holds in a page that is zoomed, too
     if (one) {
       const here = center(one.side, one.row, one.column), there = center(1 - one.side, one.best.row, one.best.column);
       made.push(line(here, there, {class: "under"}), line(here, there, {class: "over"}));
@@ -267,8 +268,8 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
     const order = [...chosen.keys()].reverse(); // the best in front, and before them all the hot one
     if (hot >= 0 && hot < chosen.length) order.push(...order.splice(order.indexOf(hot), 1));
     for (const i of order) {
-      const [row, column, down, across] = chosen[i];
-      const ends = [center(0, row, column), center(1, down, across)];
+      const [row, column, otherRow, otherColumn] = chosen[i];
+      const ends = [center(0, row, column), center(1, otherRow, otherColumn)];
       const warmth = hot < 0 ? "" : i === hot ? " hot" : " cold";
       const color = `rgb(${headColor(i).join()})`;
       if (state.lines || i === hot) made.push(line(...ends, {class: `pair${warmth}`, stroke: color}));
@@ -287,16 +288,16 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
     if (mutual) {
       const there = chosenPairs();
       left.told.textContent = `${there.length} of ${found.toLocaleString("en")} mutual pairs`;
-      if (there.length) right.told.textContent = `cosine ${there[there.length - 1][4].toFixed(2)} or more`;
+      if (there.length) right.told.textContent = `cosine ${there[there.length - 1][4].toFixed(3)} or more`;
       note.textContent = "Patches that choose each other: each is the other's nearest in its picture. The best come first.";
       all = `${left.told.textContent}, ${right.told.textContent}`;
     } else if (one) {
       const {row, column, best} = one;
       sides[one.side].told.textContent = `patch ${column + 1}, ${row + 1}`;
       sides[1 - one.side].told.textContent =
-        `best match: patch ${best.column + 1}, ${best.row + 1} · cosine ${best.cosine.toFixed(2)}`;
-      least.textContent = one.low.toFixed(2);
-      most.textContent = one.high.toFixed(2);
+        `best match: patch ${best.column + 1}, ${best.row + 1} · cosine ${best.cosine.toFixed(3)}`;
+      least.textContent = one.low.toFixed(3);
+      most.textContent = one.high.toFixed(3);
       paintField(ramp, Float32Array.from({length: 256}, (_, i) => i / 255), 256, 1, colorTable(state.colors));
       note.textContent = "Click a patch of either picture: how alike its feature is to every patch of both.";
       all = `Patch ${column + 1}, ${row + 1} of the ${sides[one.side].name} picture. In the other, ` +

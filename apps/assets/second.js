@@ -8,6 +8,8 @@
 //   second.first()                        // the one to begin with: the nearest, else an example
 //   second.takeDrops(element)             // a file dropped there is the second picture
 
+const SECOND_NEAREST = 6; // neighbors that are offered: the examples beside them stay in view
+
 /** A chooser of a second picture. `change` may return a promise: where it rejects, what was chosen
     before is marked again. `examples` are {title, image} in the order of the server's. */
 function secondPicture(desk, {examples = pageExamples(), change}) {
@@ -22,7 +24,7 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
   const element = lensNode("section", {class: "second", "aria-label": "Second picture"}, drop, input, groups);
 
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-  const nearest = () => pageNeighbors().map(({key, row, ...rest}) => ({named: {key, row}, ...rest}));
+  const nearest = () => pageNeighbors().slice(0, SECOND_NEAREST).map(({key, row, ...rest}) => ({named: {key, row}, ...rest}));
   const shown = () => examples.map(({title, image}, example) => ({named: {example}, title, image}));
 
   function build() {
@@ -34,7 +36,7 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
   }
 
   function tile({named, title, image}) {
-    return lensNode("button", {type: "button", class: "second-tile", title, "aria-pressed": same(named, chosen),
+    return lensNode("button", {type: "button", class: "second-tile", title, "aria-pressed": String(same(named, chosen)),
       onclick: () => choose(named, title)}, lensNode("img", {src: image, alt: title}));
   }
 
