@@ -474,11 +474,12 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     drawing = false;
   };
   const drag = (event) => {
-    if (!corner || state.peek) return;
-    if (!drawing && Math.hypot(event.clientX - corner.x, event.clientY - corner.y) < LENS_DRAG) return;
+    if (!corner) return;
+    const far = Math.hypot(event.clientX - corner.x, event.clientY - corner.y);
+    if (!drawing && far < (state.peek ? 4 * LENS_DRAG : LENS_DRAG)) return; // who holds may tremble
     drawing = true;
     clearTimeout(held);
-    change({box: boxBetween(corner.at, placeOf(event))});
+    change({peek: false, box: boxBetween(corner.at, placeOf(event))});
   };
   const release = () => {
     clearTimeout(held);
