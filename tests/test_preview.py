@@ -1,31 +1,49 @@
 """The script that draws what augmentation does."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "preview.py"
+WORDS = (str(SCRIPT), "--data", "scenes:24", "--out", "sheet.png")
 
 
-def preview(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--data", "scenes:24", "--out", "sheet.png", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+@pytest.fixture
+def preview(tmp_path, monkeypatch):
+    """`preview(*words)` in this process, which has loaded torch already."""
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(SCRIPT))["main"]
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [*WORDS, *words])
+        main()
+
+    return run
 
 
 def test_it_draws_what_training_would_choose_and_says_which(tmp_path):
     """Scenes are large enough for the 64 and 32 px that `auto` starts from on a CPU."""
-    done = preview(tmp_path, "--images", "2")
+    command = [sys.executable, *WORDS, "--images", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 of 24 images, as recipe auto sees them: 2 crops of" in done.stdout
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 0
 
 
-def test_a_recipe_can_be_named(tmp_path):
-    done = preview(tmp_path, "--images", "1", "--recipe", "cifar")
-    assert "recipe cifar sees them: 2 crops of 32 px and 6 of 16 px" in done.stdout
-    unknown = preview(tmp_path, "--recipe", "vits17")
-    assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "no such recipe" in unknown.stderr
+def test_a_recipe_can_be_named(preview, capsys):
+    preview("--images", "1", "--recipe", "cifar")
+    said = capsys.readouterr().out
+    assert "recipe cifar sees them: 2 crops of 32 px and 6 of 16 px" in said
+
+
+def test_an_unknown_recipe_is_a_sentence(preview, capsys):
+    with pytest.raises(SystemExit) as end:
+        preview("--recipe", "vits17")
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert "no such recipe" in said.err
