@@ -4,10 +4,13 @@
     python scripts/embed.py --model runs/mine --data scenes --out galleries/scenes
 
     python scripts/embed.py --data photos/ --out galleries/photos --umap.min-dist 0.5
+    python scripts/embed.py --data photos/ --out galleries/photos --patches 49
     torchrun --nproc-per-node=8 scripts/embed.py --data photos/ --out galleries/photos
 
 Under torchrun each process (each GPU) computes a share of the features. Stopped or killed, the same
-command goes on where it was, with as many processes as it then has. Look at the result with
+command goes on where it was, with as many processes as it then has. With `--patches` a gallery, new
+or there already, also holds parts of its images, to be searched; the first process alone computes
+them, and begins again when it was killed. Look at the result with
 `streamlit run apps/explorer.py -- --gallery galleries/photos`.
 """
 
@@ -29,10 +32,17 @@ if __name__ == "__main__":
 from dino_core import distributed
 from dino_core.data import open_source, require_readable
 from dino_core.errors import command
-from dino_core.gallery import UmapSettings, build, help_build
+from dino_core.gallery import (
+    Gallery,
+    UmapSettings,
+    build,
+    build_patches,
+    help_build,
+    plan_patches,
+)
 from dino_core.gallery.manifest import how_made
 from dino_core.gallery.progress import bars
-from dino_core.models import device_of, load_model
+from dino_core.models import Model, device_of, load_model
 from dino_core.training.parallel import agreed, own_device, process_group
 
 
@@ -54,6 +64,9 @@ class Embed:
     umap: UmapSettings = field(default_factory=UmapSettings)
     """Settings of the UMAP. With others a gallery that is there gets one more map, drawn from the
     neighbors it holds."""
+    patches: int | Literal["all"] | None = None
+    """Patches of each image to hold as well, so that a click on an eye finds eyes: a number (49 is
+    a good one, chosen at random, always the same), or `all`."""
     batch_size: int = 64
     """Images a forward pass."""
     workers: int | None = None
@@ -61,7 +74,8 @@ class Embed:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     redo: bool = False
-    """Build again what is there with another model or other images (what you added stays)."""
+    """Build again what is there with another model, other images or other patches (what you added
+    stays)."""
 
 
 @command
@@ -90,6 +104,20 @@ def main() -> None:
         print(f"{gallery.info.quarantined:,} images could not be read; {report} says why")
     for line in how_made(gallery.info):
         print(line)
+    if args.patches is not None:
+        _hold_patches(args, gallery, model)
+
+
+def _hold_patches(args: Embed, gallery: Gallery, model: Model) -> None:
+    """`--patches`, in this process alone: what they take is said before, what they are after."""
+    per_image = None if args.patches == "all" else args.patches
+    print(plan_patches(gallery, model, per_image=per_image).sentence, flush=True)
+    with bars() as progress:
+        patches = build_patches(
+            gallery, model, per_image=per_image, batch_size=args.batch_size, workers=args.workers,
+            progress=progress, redo=args.redo,
+        )  # fmt: skip
+    print(f"{patches.path}: {patches.info.says()}")
 
 
 if __name__ == "__main__":

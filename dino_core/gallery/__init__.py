@@ -8,6 +8,7 @@ A gallery is a folder that a person can open (`docs/formats.md` says each field)
         features.npy      float32 [n, D], L2-normalized; search runs straight on it, memory-mapped
         neighbors.npz     each image's nearest others: what map, duplicates and clusters share
         maps/NAME.parquet x, y
+        patches/          of those that were asked to hold patches: a search among parts of images
         quarantine.jsonl  files that could not be read, and why
         user/             what people add: tags, names, reviews; no build ever touches it
         thumbs/           a cache that may be deleted at any time
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from dino_core.gallery.manifest import GalleryInfo
     from dino_core.gallery.maps import UmapSettings
     from dino_core.gallery.opened import Gallery, Hits
+    from dino_core.gallery.patch_building import PatchPlan, build_patches, plan_patches
+    from dino_core.gallery.patches import Patches, PatchFeatures, PatchHits, patch_features
+    from dino_core.gallery.queries import filtered, region_features
 
 _HOME = {
     "Features": "features",
@@ -34,14 +38,23 @@ _HOME = {
     "GalleryEntry": "listing",
     "GalleryInfo": "manifest",
     "Hits": "opened",
+    "PatchFeatures": "patches",
+    "PatchHits": "patches",
+    "PatchPlan": "patch_building",
+    "Patches": "patches",
     "UmapSettings": "maps",
     "build": "building",
+    "build_patches": "patch_building",
     "build_status": "jobs",
     "draw_map": "building",
     "embed": "features",
     "features_of": "features",
+    "filtered": "queries",
     "help_build": "building",
     "list_galleries": "listing",
+    "patch_features": "patches",
+    "plan_patches": "patch_building",
+    "region_features": "queries",
     "start_build": "jobs",
     "stop_build": "jobs",
 }
@@ -52,14 +65,23 @@ __all__ = [
     "GalleryEntry",
     "GalleryInfo",
     "Hits",
+    "PatchFeatures",
+    "PatchHits",
+    "PatchPlan",
+    "Patches",
     "UmapSettings",
     "build",
+    "build_patches",
     "build_status",
     "draw_map",
     "embed",
     "features_of",
+    "filtered",
     "help_build",
     "list_galleries",
+    "patch_features",
+    "plan_patches",
+    "region_features",
     "start_build",
     "stop_build",
 ]

@@ -28,6 +28,7 @@ from dino_core.gallery.thumbnails import PLACEHOLDER, cached, placeholder_jpeg, 
 
 if TYPE_CHECKING:
     from dino_core.gallery.features import Features
+    from dino_core.gallery.patches import Patches
     from dino_core.models import Model
 
 NEIGHBORS = "neighbors.npz"
@@ -53,6 +54,7 @@ class Gallery:
     def __init__(self, path: Path, info: GalleryInfo) -> None:
         self.path, self.info = path, info
         self._source: Source | None = None
+        self._patches: Patches | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> "Gallery":
@@ -134,7 +136,7 @@ class Gallery:
         `where`: which images may be found: bool [n], rows, or a function from `images` to either.
         Raises `UserError` for an unknown id and for features of another model.
         """
-        allowed_N = self._allowed(where)
+        allowed_N = self.allowed(where)
         if isinstance(query, str):
             row = self.row(query)
             if allowed_N is None:
@@ -171,7 +173,7 @@ class Gallery:
         from dino_core.gallery.features import Features, embed, model_feature_hash
 
         if isinstance(query, Features):
-            self._refuse_others(query.model or "another model", query.feature_hash)
+            self.refuse_others(query.model or "another model", query.feature_hash)
             return np.atleast_2d(np.asarray(query.array, np.float32))
         if not (query.dtype == np.uint8 and query.ndim == 3):
             raise ValueError("query: an image, uint8 [H, W, 3], an id, or Features")
@@ -180,10 +182,11 @@ class Gallery:
                 f"{self.path}: searching with an image needs the model that made the gallery; "
                 f"give model=load_model({self.info.model!r})"
             )
-        self._refuse_others(model.spec, model_feature_hash(model, self.info.kind))
+        self.refuse_others(model.spec, model_feature_hash(model, self.info.kind))
         return embed(model, [query], self.info.kind).array
 
-    def _refuse_others(self, model: str, feature_hash: str) -> None:
+    def refuse_others(self, model: str, feature_hash: str) -> None:
+        """Raise `UserError` unless features of this hash can be compared with the gallery's."""
         if feature_hash != self.info.feature_hash and model == self.info.model:
             raise UserError(
                 f"{self.path}: holds features of other weights of {model} than are there now; "
@@ -196,8 +199,8 @@ class Gallery:
                 f"{model} ({feature_hash[:8]}); build a gallery with that model"
             )
 
-    def _allowed(self, where: Where | None) -> np.ndarray | None:
-        """bool [n], a copy, or None when all images may be found."""
+    def allowed(self, where: Where | None) -> np.ndarray | None:
+        """Which images `where` lets a search find: bool [n], a copy, or None for all of them."""
         if callable(where):
             where = where(self.images)
         gone_N = self.images["gone"].to_numpy(bool)
@@ -211,6 +214,19 @@ class Gallery:
         allowed_N = np.zeros(len(self), bool)
         allowed_N[chosen.astype(np.int64)] = True
         return allowed_N & ~gone_N
+
+    @property
+    def patches(self) -> "Patches | None":
+        """The patches it holds, to be searched; None where none were built (`build_patches`).
+
+        Raises `UserError` when they are damaged or of a newer format.
+        """
+        from dino_core.gallery.patches import Patches
+
+        there = Patches.open(self)
+        if there is None or self._patches is None or there.info != self._patches.info:
+            self._patches = there  # built since they were last asked for
+        return self._patches
 
     # -- pictures ---------------------------------------------------------------------------
 
@@ -256,7 +272,7 @@ class Gallery:
         )
 
     def _from_source(self, id: str) -> np.ndarray:
-        return self.source.image(self._index_in_source[id])
+        return self.source.image(self.index_in_source[id])
 
     @property
     def source(self) -> Source:
@@ -266,7 +282,8 @@ class Gallery:
         return self._source
 
     @cached_property
-    def _index_in_source(self) -> dict[str, int]:
+    def index_in_source(self) -> dict[str, int]:
+        """Where each id lies in `source`."""
         return {id: index for index, id in enumerate(self.source.ids)}
 
     # -- checks -----------------------------------------------------------------------------
