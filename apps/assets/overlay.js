@@ -171,41 +171,55 @@ function alphaTable(opacity) {
 /** Bilinear upsampling by an integer factor, patch centers at pixel centers, edges held. */
 function upsample(values, h, w, factor) {
   const H = h * factor, W = w * factor;
-  const out = new Float32Array(H * W);
-  const steps = (length, n) => Array.from({length}, (_, i) => {
-    const at = Math.min(Math.max((i + 0.5) / factor - 0.5, 0), n - 1);
-    const low = Math.min(Math.floor(at), Math.max(n - 2, 0));
-    return [low, Math.min(low + 1, n - 1), at - low];
-  });
-  const columns = steps(W, w);
-  steps(H, h).forEach(([top, bottom, fy], y) => {
+  const wide = new Float64Array(h * W), out = new Float32Array(H * W);
+  const columns = between(w, factor), rows = between(h, factor);
+  for (let y = 0; y < h; y++) {
     for (let x = 0; x < W; x++) {
-      const [left, right, fx] = columns[x];
-      const a = values[top * w + left] * (1 - fx) + values[top * w + right] * fx;
-      const b = values[bottom * w + left] * (1 - fx) + values[bottom * w + right] * fx;
-      out[y * W + x] = a * (1 - fy) + b * fy;
+      const share = columns.share[x], at = y * w + columns.low[x];
+      wide[y * W + x] = values[at] * (1 - share) + values[at + columns.step] * share;
     }
-  });
+  }
+  for (let y = 0; y < H; y++) {
+    const share = rows.share[y], top = rows.low[y] * W, bottom = top + rows.step * W;
+    for (let x = 0; x < W; x++) out[y * W + x] = wide[top + x] * (1 - share) + wide[bottom + x] * share;
+  }
   return {values: out, H, W};
+}
+
+/** Between which two of `n` values each of `n * factor` places lies: the lower one, and how far it is
+    to the next, which is `step` on. */
+function between(n, factor) {
+  const low = new Int32Array(n * factor), share = new Float64Array(n * factor);
+  for (let i = 0; i < low.length; i++) {
+    const at = Math.min(Math.max((i + 0.5) / factor - 0.5, 0), n - 1);
+    low[i] = Math.min(Math.floor(at), Math.max(n - 2, 0));
+    share[i] = at - low[i];
+  }
+  return {low, share, step: n > 1 ? 1 : 0};
+}
+
+/** The pixels of a canvas of W x H as 32-bit words (r, g, b, a from the lowest byte) to write into,
+    and `show()` to put them on it. Kept with the canvas: making them anew costs milliseconds. */
+function pixelsOf(canvas, W, H) {
+  if (canvas.width !== W || canvas.height !== H || !canvas.lensPixels) {
+    [canvas.width, canvas.height] = [W, H];
+    const context = canvas.getContext("2d");
+    const picture = context.createImageData(W, H);
+    const words = new Uint32Array(picture.data.buffer);
+    canvas.lensPixels = {words, show: () => context.putImageData(picture, 0, 0)};
+  }
+  return canvas.lensPixels;
 }
 
 /** Paint values in 0..1 into `canvas`, as opaque as `alpha` (256 numbers, 0..255) says of a value.
     Where `keep(i)` is false a pixel is clear. */
 function paintField(canvas, values, W, H, table, {alpha = null, keep = null} = {}) {
-  canvas.width = W;
-  canvas.height = H;
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(W, H);
-  const data = picture.data;
-  for (let i = 0; i < values.length; i++) {
-    if (keep && !keep(i)) continue;
-    const code = Math.round(255 * values[i]);
-    data[4 * i] = table[3 * code];
-    data[4 * i + 1] = table[3 * code + 1];
-    data[4 * i + 2] = table[3 * code + 2];
-    data[4 * i + 3] = alpha ? alpha[code] : 255;
-  }
-  context.putImageData(picture, 0, 0);
+  const colors = Uint32Array.from({length: 256}, (_, code) => (
+    table[3 * code] | (table[3 * code + 1] << 8) | (table[3 * code + 2] << 16) | ((alpha ? alpha[code] : 255) << 24)));
+  const {words, show} = pixelsOf(canvas, W, H);
+  if (keep) for (let i = 0; i < words.length; i++) words[i] = keep(i) ? colors[(255 * values[i] + 0.5) | 0] : 0;
+  else for (let i = 0; i < words.length; i++) words[i] = colors[(255 * values[i] + 0.5) | 0];
+  show();
 }
 
 /** Line segments in patch units around the kept patches, along their edges. */
@@ -274,12 +288,10 @@ function headColor(head) {
 function paintHeads(canvas, maps, grid, state) {
   const kept = maps.map((map) => keptField(map, grid, state));
   const {H, W} = kept[0].field;
-  const colors = maps.map((_, head) => headColor(head));
-  canvas.width = W;
-  canvas.height = H;
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(W, H);
-  for (let i = 0; i < H * W; i++) {
+  const alpha = Math.round(255 * state.opacity) << 24;
+  const colors = maps.map((_, head) => headColor(head).reduce((word, part, at) => word | (part << (8 * at)), alpha));
+  const {words, show} = pixelsOf(canvas, W, H);
+  for (let i = 0; i < words.length; i++) {
     let best = -1, most = -1;
     for (let head = 0; head < kept.length; head++) {
       if (kept[head].field.values[i] > most && kept[head].isKept(i)) {
@@ -287,11 +299,9 @@ function paintHeads(canvas, maps, grid, state) {
         best = head;
       }
     }
-    if (best < 0) continue;
-    picture.data.set(colors[best], 4 * i);
-    picture.data[4 * i + 3] = 255 * state.opacity;
+    words[i] = best < 0 ? 0 : colors[best];
   }
-  context.putImageData(picture, 0, 0);
+  show();
 }
 
 /** Draw photo, heat and outline of one map. `lens` is what `readLens` gives, `state` as in
@@ -301,13 +311,17 @@ function paintStage(canvas, photo, lens, map, state, scratch) {
   const {width, height} = canvas;
   context.globalAlpha = 1;
   context.globalCompositeOperation = "source-over";
-  context.imageSmoothingEnabled = true;
-  context.drawImage(photo, 0, 0, width, height);
+  const {plain, gray} = enlarged(photo, width, height);
+  context.drawImage(plain, 0, 0);
   if (state.peek) return;
 
+  if (state.mode !== "spotlight") { // take the photo's own colors back, so that color means attention
+    context.globalAlpha = state.opacity;
+    context.drawImage(gray, 0, 0);
+    context.globalAlpha = 1;
+  }
   context.imageSmoothingEnabled = state.smooth;
   if (state.mode === "colored" && !map.bound) {
-    desaturate(context, width, height, state.opacity);
     const layer = Math.min(state.layer, lens.layers - 1);
     paintHeads(scratch, [...Array(lens.heads).keys()].map((head) => lens.map(layer, head)), lens, state);
     context.drawImage(scratch, 0, 0, width, height);
@@ -319,7 +333,6 @@ function paintStage(canvas, photo, lens, map, state, scratch) {
     paintField(scratch, field.values, field.W, field.H, new Uint8Array(768),
       {alpha: shade, keep: (i) => !isKept(i)});
   } else {
-    desaturate(context, width, height, state.opacity);
     paintField(scratch, field.values, field.W, field.H, colorTable(state.colors),
       {alpha: alphaTable(state.opacity), keep: state.mode === "masked" ? isKept : null});
   }
@@ -329,6 +342,21 @@ function paintStage(canvas, photo, lens, map, state, scratch) {
       ? levelOutline(map.shades, lens.h, lens.w, level) : blockOutline(inside, lens.h, lens.w);
     strokeLines(context, lines, width / lens.w, height / lens.h, Math.max(width, height) / 600);
   }
+}
+
+/** The photo at the drawing's size, and the same without its colors; made once for a photo. */
+function enlarged(photo, width, height) {
+  if (photo.lensEnlarged?.width !== width) {
+    const [plain, gray] = [0, 1].map((amount) => {
+      const canvas = lensNode("canvas", {width, height});
+      const context = canvas.getContext("2d");
+      context.drawImage(photo, 0, 0, width, height);
+      if (amount) desaturate(context, width, height, amount);
+      return canvas;
+    });
+    photo.lensEnlarged = {width, plain, gray};
+  }
+  return photo.lensEnlarged;
 }
 
 /** Take the photo's own colors back as the heat map comes forward, so that color means attention. */
@@ -727,6 +755,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     if (state.from === "patch" && state.patch) paintPatch(context, state.patch, lens, true);
     if (cursor) paintPatch(context, cursor, lens, false);
     if (state.box) paintBox(context, state.box);
+    element.dispatchEvent(new CustomEvent("lens-drawn"));
   }
 
   function refresh({quiet = false} = {}) {
