@@ -1,7 +1,6 @@
 """The script of benchmarks: every subcommand's smallest run, and what it saves."""
 
 import json
-import runpy
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +10,7 @@ import pytest
 
 from dino_core.benchmarks.data import write_jpegs
 from dino_core.benchmarks.measuring import Measured
+from scripts import bench
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "bench.py"
@@ -56,7 +56,7 @@ def test_a_benchmark_runs_and_saves_what_it_measured(
         data = f" --data {tmp_path}"
     saved = tmp_path / "out.json"
     monkeypatch.setattr(sys, "argv", words(name, SMALLEST[name] + data, saved))
-    runpy.run_path(str(SCRIPT))["main"]()
+    bench.main()
     check(saved, capsys.readouterr().out)
 
 

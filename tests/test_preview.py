@@ -1,12 +1,13 @@
 """The script that draws what augmentation does."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from scripts import preview as preview_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "preview.py"
 WORDS = (str(SCRIPT), "--data", "scenes:24", "--out", "sheet.png")
@@ -16,11 +17,10 @@ WORDS = (str(SCRIPT), "--data", "scenes:24", "--out", "sheet.png")
 def preview(tmp_path, monkeypatch):
     """`preview(*words)` in this process, which has loaded torch already."""
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(SCRIPT))["main"]
 
     def run(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", [*WORDS, *words])
-        main()
+        preview_script.main()
 
     return run
 
