@@ -1,8 +1,13 @@
 """The script that makes galleries."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from dino_core.gallery import Gallery
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "embed.py"
 
@@ -19,3 +24,41 @@ def test_a_folder_that_cannot_be_read_makes_no_gallery(tmp_path):
     )
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.fixture
+def embed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The script in this very process: the exit status, and the lines that it said."""
+    specification = importlib.util.spec_from_file_location("embed_script", SCRIPT)
+    script = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "embed_script", script)
+    specification.loader.exec_module(script)
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        try:
+            script.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        said = capsys.readouterr()
+        return status, said.out.splitlines() + [line for line in said.err.splitlines() if status]
+
+    return run
+
+
+def test_patches_are_added_to_a_gallery_that_is_there(embed, tmp_path):
+    out = tmp_path / "g"
+    command = ("--data", "scenes:6", "--out", str(out), "--maps", "pca")
+    status, said = embed(*command)
+    assert status == 0 and len(said) == 1 and Gallery.open(out).patches is None
+    status, said = embed(*command, "--patches", "5")
+    assert status == 0 and len(Gallery.open(out).patches) == 30
+    plan = "30 patches, 5 an image, take about 5.94 kB on the disk (198 bytes each, coded SQ8)"
+    assert said[1] == plan and said[2].startswith(f"{out}/patches: 30 patches of 6 images; ")
+    status, said = embed(*command, "--patches", "all")
+    assert status == 2 and "holds 5 patches of each image" in said[-1]
+    status, said = embed(*command, "--patches", "all", "--redo")
+    assert status == 0 and len(Gallery.open(out).patches) == 6 * 64
+    status, said = embed(*command, "--patches", "0")
+    assert status == 2 and said[-1] == "error: --patches 0: must be 1 or more"
