@@ -228,6 +228,8 @@ def cut_back(run: Run, copy_: Run, step: int) -> Run:
     (copy_.path / "warnings.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in warnings_of(run) if row["step"] < step)
     )
+    # Saved once more, at its end: checkpoints after every step prove nothing here, and take long.
+    (copy_.path / "recipe.json").write_text(json.dumps({**run.recipe(), "save_every": 1000}))
     return copy_
 
 
