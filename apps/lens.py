@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+for folder in Path(__file__).resolve().parents[:2]:  # what lies beside this file, and dino_core
+    sys.path.insert(0, str(folder))
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"  # else newer Gradio keeps every look in the browser
 if "GRADIO_TEMP_DIR" not in os.environ:  # uploads go there: ours alone, and gone at the end
@@ -29,6 +30,7 @@ else:
 
 import base64
 
+import endpoints
 import gradio as gr
 import tyro
 from fastapi.responses import FileResponse, PlainTextResponse
@@ -82,7 +84,7 @@ class LensPage:
     # -- layout -----------------------------------------------------------------------------
 
     def blocks(self) -> gr.Blocks:
-        with gr.Blocks(
+        with endpoints.Page(
             title="DINO Lens",
             analytics_enabled=False,
             fill_width=True,
@@ -110,6 +112,7 @@ class LensPage:
             self.answers = mounted("answers", elem_id="lens-answers")
             self.neighbors = mounted("neighbors", elem_id="lens-neighbors")
             self._wire(blocks)
+            endpoints.Endpoints(self.bench, self.options.host, self.options.token).add()
         return blocks
 
     def _wire(self, blocks: gr.Blocks) -> None:
@@ -445,7 +448,7 @@ def serve(options: Options) -> None:
         favicon_path=ASSETS / "mark.svg",
         theme=theme(),
         head=style(),
-        app_kwargs={"routes": [APIRoute("/thumbs/{key}/{row}", page.thumbnail)]},
+        app_kwargs={"routes": [APIRoute("/thumbs/{key}/{row}", page.thumbnail), *endpoints.ROUTES]},
         prevent_thread_lock=True,
     )
     page.bench.start()  # only now: importing torch would slow the first answer down
