@@ -428,7 +428,7 @@ function neighbors({element, props, trigger, watch}) {
       choice("whole", "Whole picture", true, ""),
       choice("box", "Box", Boolean(state.box), "Drag over the picture to draw a box"),
       choice("patch", "Patch", Boolean(state.patch && held),
-        held ? "Click a patch of the picture" : "This gallery holds no patches: scripts/embed.py --patches adds them"));
+        held ? "Click a patch of the picture" : "This gallery holds no patches: scripts/embed.py --patches 49 adds them"));
     const columns = state.offered?.columns ?? {};
     if (!Object.keys(columns).length) return [of];
     const select = (label, options, value, change) => node("select", {"aria-label": label,
@@ -468,14 +468,14 @@ function whereIn(hit) {
   const codes = Uint8Array.from(atob(hit.map.codes), (letter) => letter.charCodeAt(0));
   const small = node("canvas", {width: w, height: h});
   const heat = small.getContext("2d").createImageData(w, h);
-  for (let i = 0; i < codes.length; i++) heat.data.set([255, 190, 40, Math.max(0, codes[i] - 96) * 1.1], 4 * i);
+  for (let i = 0; i < codes.length; i++) heat.data.set([255, 190, 40, Math.max(0, codes[i] - 170) * 2.2], 4 * i);
   small.getContext("2d").putImageData(heat, 0, 0);
   const canvas = node("canvas", {width: 12 * w, height: 12 * h, "aria-hidden": "true"});
   const context = canvas.getContext("2d");
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
   const [left, top, right, bottom] = hit.patch;
   context.strokeStyle = "#ffffff";
-  context.lineWidth = 5;
+  context.lineWidth = Math.max(2, canvas.width / 60);
   context.strokeRect(left * canvas.width, top * canvas.height, (right - left) * canvas.width, (bottom - top) * canvas.height);
   return [canvas];
 }

@@ -81,7 +81,7 @@ def _of_patch(desk: Desk, place: Question, where: np.ndarray | None) -> dict[str
     if patches is None:
         raise UserError(
             f"{opened.name} holds no patches of its images; add them by running scripts/embed.py "
-            "for it again with --patches"
+            "for it again with --patches 49"
         )
     height, width = desk.image.shape[:2]
     seen = patch_features(model, desk.image)
