@@ -24,7 +24,7 @@ from dino_core.training.launch import follow, list_runs, overview, resume, start
 PATIENCE = 120  # seconds; a guard, not a mark
 
 TINY = Recipe(
-    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, image_size=32, drop_path=0),
+    backbone=BackboneConfig("test_vit", patch_size=8, image_size=32, drop_path=0),
     crops=MultiCrop(global_size=32, local_size=16, local_count=2),
     head=HeadConfig(out_dim=64, hidden_dim=64, bottleneck_dim=32),
     optim=OptimConfig(warmup_epochs=0.5, freeze_last_layer=0.5),
