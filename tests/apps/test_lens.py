@@ -7,87 +7,21 @@ import io
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dino_core.catalog import entries
-from dino_core.data import open_source
-from dino_core.gallery import build
 from dino_core.gallery.thumbnails import PLACEHOLDER
 from dino_core.lenses import Attention, LensPayload, mass_mask
-from dino_core.models import ModelInfo, create_backbone, load_model, save_weights
-from dino_core.serving import choose_port
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"depth": 3, "embed_dim": 24, "num_heads": 3}
-# No test fails by the clock of a busy machine: importing torch alone may take a minute there.
-START_BOUND = 200.0  # seconds
-LOOK_BOUND = 300_000  # ms
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small random model, a gallery of scenes, and files to upload."""
-    folder = tmp_path_factory.mktemp("lens")
-    info = ModelInfo("vit_tiny_patch16_224", patch_size=8, image_size=32, options=SMALL)
-    weights = folder / "small.safetensors"
-    state = create_backbone(info).vit.state_dict()
-    for name in state:
-        if name.endswith("qkv.weight"):
-            state[name] *= 8  # fresh weights attend to everything alike; these have preferences
-    save_weights(weights, info, state)
-    source = open_source("scenes:24")
-    model = load_model(str(weights), device="cpu")
-    build(model, source, folder / "galleries" / "few", batch_size=12, workers=0, maps=())
-    scene = Image.fromarray(open_source("scenes:30-31").image(0))
-    scene.resize((320, 240)).save(folder / "photo.jpg")
-    (folder / "text.jpg").write_text("no picture at all")
-    (folder / "empty.jpg").write_bytes(b"")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(root: Path) -> Iterator[str]:
-    """A running lens; ended by its id."""
-    port = choose_port(17860).number
-    words = ["--model", str(root / "small.safetensors"), "--root", str(root), "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "apps" / "lens.py"), *words, "--port", str(port)],
-        cwd="/",
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/", process)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START_BOUND
-    while time.monotonic() < until:
-        assert process.poll() is None, "the lens ended by itself"
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the lens did not answer")
+LOOK_BOUND = 300_000  # ms; no test fails by the clock of a busy machine
 
 
 def shades(page: Any, selector: str) -> int:
