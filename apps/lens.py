@@ -121,7 +121,8 @@ class LensPage:
         scene = [self.shown, self.size, *pickers]
         compute: dict[str, Any] = {
             "outputs": outputs,
-            "show_progress": "hidden",
+            "show_progress": "minimal",  # the place in line, beside the status
+            "show_progress_on": [self.status],
             "trigger_mode": "always_last",
             "concurrency_id": "compute",
             "concurrency_limit": 1,
