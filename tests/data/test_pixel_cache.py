@@ -1,14 +1,15 @@
 """The cache of decoded images: made once, whole or not at all, and never of other images."""
 
-import os
+import multiprocessing
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dino_core.data import open_source
@@ -56,23 +57,26 @@ def test_changed_images_and_other_sizes_are_made_anew(folder: Path, tmp_path: Pa
     assert len(made(tmp_path)) == 3 and (store.image(0)[..., 0] == 255).all()
 
 
-def test_processes_at_once_make_one(folder: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from dino_core.data import open_source\n"
-        "from dino_core.data.pixel_cache import cached_store\n"
-        "said = []\n"
-        "store = cached_store(open_source(sys.argv[1]), 40, say=said.append)\n"
-        "print(len(said), len(store.pixels))\n"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-        for _ in range(2)
-    ]
-    said = [child.communicate(timeout=120)[0].split() for child in both]
-    assert sorted(made for made, _ in said) == ["0", "1"]
-    assert len({size for _, size in said}) == 1
+def _make_at_once(folder: str, ready: Barrier, told: SimpleQueue[tuple[int, int]]) -> None:
+    torch.set_num_threads(1)  # a child must not use the threads that its parent has begun
+    source, said = open_source(folder), list[str]()
+    ready.wait(60)
+    store = cached_store(source, 40, say=said.append)
+    told.put((len(said), len(store.pixels)))
+
+
+def test_processes_at_once_make_one(folder: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    ready, told = fork.Barrier(2), fork.SimpleQueue()
+    both = [fork.Process(target=_make_at_once, args=(str(folder), ready, told)) for _ in range(2)]
+    for child in both:
+        child.start()
+    for child in both:
+        child.join(120)
+        assert child.exitcode == 0
+    (first, size), (second, same_size) = told.get(), told.get()
+    assert {first, second} == {0, 1}
+    assert size == same_size > 0
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
