@@ -4,13 +4,14 @@ Nothing a browser sends is trusted: every field is read with its kind and its bo
 not fit is a sentence. Importing this imports no torch.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dino_core.catalog.pictures import Picture
 from dino_core.errors import UserError
+
+LONGEST_SHOWN = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Job:
 class Question:
     """The fields of one question, each read with its kind and bounds (`UserError` otherwise)."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = dict(values)
+    def __init__(self, values: Any) -> None:
+        self._values = dict(values) if isinstance(values, Mapping) else {}
 
     def __contains__(self, name: str) -> bool:
         return self._values.get(name) is not None
@@ -50,15 +51,15 @@ class Question:
     def whole(self, name: str, least: int = 0, most: int = 2**31) -> int:
         """A whole number in `least..most`."""
         value = self._values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise UserError(f"{name} is {value!r}; it must be a whole number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
+            raise UserError(f"{name} is {_shown(value)}; it must be a whole number")
         return int(self._bounded(name, value, least, most))
 
     def number(self, name: str, least: float, most: float) -> float:
         """A finite number in `least..most`."""
         value = self._values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{name} is {value!r}; it must be a number")
+            raise UserError(f"{name} is {_shown(value)}; it must be a number")
         return float(self._bounded(name, value, least, most))
 
     def text(self, name: str, longest: int = 200) -> str:
@@ -87,6 +88,14 @@ class Question:
         return Question(value)
 
     def _bounded(self, name: str, value: float, least: float, most: float) -> float:
-        if not math.isfinite(value) or not least <= value <= most:
-            raise UserError(f"{name} is {value:g}; it must lie between {least:g} and {most:g}")
+        if not least <= value <= most:  # nor is NaN
+            raise UserError(
+                f"{name} is {_shown(value)}; it must lie between {least:g} and {most:g}"
+            )
         return value
+
+
+def _shown(value: Any) -> str:
+    """What was sent, as far as it fits in a sentence."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
