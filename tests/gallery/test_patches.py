@@ -144,6 +144,20 @@ def test_several_patches_ask_together(exact: Patches, truth: np.ndarray) -> None
     assert at(hits) == brute_force(truth, query, 25, set(range(SCENES)), 2)
 
 
+def test_several_patches_ask_for_more_until_nothing_better_can_come(
+    exact: Patches, truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_core.gallery.patches.CANDIDATES", 1)
+    monkeypatch.setattr("dino_core.gallery.patches.MORE", 2)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        one, other = truth[rng.integers(0, SCENES, (2, 4)), rng.integers(0, 64, (2, 4))]
+        query = 2 * one + other  # no two patches are equally near to it
+        query /= np.linalg.norm(query, axis=1, keepdims=True)
+        hits = exact.search(query, k=6)
+        assert at(hits) == brute_force(truth, query, 6, set(range(SCENES)), 1)
+
+
 def test_all_of_one_image_is_found_in_whatever_list_it_lies(
     seeing: Model, gallery: Gallery, truth: np.ndarray
 ) -> None:
@@ -152,6 +166,7 @@ def test_all_of_one_image_is_found_in_whatever_list_it_lies(
     only = np.arange(SCENES) == 5
     hits = patches.search(truth[20, 1], k=100, where=only, per_image=100)
     assert at(hits) == brute_force(truth, truth[20, 1][None], 100, {5}, 100) and len(hits) == 64
+    assert len(patches.search(truth[20, 1], k=5000, per_image=100)) == len(patches)
 
 
 def test_images_that_are_gone_are_not_found(
