@@ -154,19 +154,23 @@ class LensPage:
 
     def first(self, model: str, gallery: str, address: str, request: gr.Request) -> Iterator[Any]:
         """Begin with what the address says, or an example: nobody meets an empty page."""
+        picture, problem = None, None
         try:
             link = catalog.Link.read(address)
-            picture = link.view and self.bench.find(link.view.image, link.upload)
+            if link.view:
+                picture = self.bench.find(link.view.image, link.upload)
+                names = self._names(request)
+                self.bench.look(picture, link.view.model, size=link.view.size, names_allowed=names)
         except UserError as error:
-            link, picture = catalog.Link(), None
-            yield *unchanged(error), gr.skip(), gr.skip()
+            link, picture, problem = catalog.Link(), None, told("problem", f"{error}.")
         keys = [key for key, _ in self.bench.galleries()]
         gallery = link.gallery if link.gallery in keys else gallery
         model, size = (link.view.model, link.view.size) if link.view else (model, None)
         picture = picture or catalog.from_example(self.examples[0])
         for shown in self._show(picture, size, model, gallery, request):
             pickers = self._model_choices(model), self._gallery_choices(gallery)
-            yield *shown, *(gr.Dropdown(**choices) for choices in pickers)
+            *shown, status = shown
+            yield *shown, problem or status, *(gr.Dropdown(**choices) for choices in pickers)
 
     def again(
         self, shown: Any, size: int | None, model: str, gallery: str, request: gr.Request

@@ -229,7 +229,10 @@ function stage({element, props, trigger, upload, watch}) {
 
   /** The state that the address asked for, once, when its picture comes. */
   function linked() {
-    if (!opened || new URLSearchParams(opened).get("image") !== props.value.content) return {};
+    if (!opened || new URLSearchParams(opened).get("image") !== props.value.content) {
+      if (seen > 1) opened = null; // the visitor went on to another picture
+      return {};
+    }
     const state = stateOf(opened);
     opened = null;
     return state;
