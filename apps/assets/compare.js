@@ -78,8 +78,9 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
     if (!spec) {
       offer();
       root.classList.add("compare-none");
-      alone.textContent = "There is no other model here yet. Train one (python scripts/train.py), or type the name of a " +
-        "published one above. Two checkpoints of a run are two models, too.";
+      alone.textContent = another() ? "Choose a second model above." : "There is no other model here yet. Train one " +
+        "(python scripts/train.py), or type the name of a published one above. Two checkpoints of a run are two " +
+        "models, too.";
       return;
     }
     const told = await desk.ask("compare", {model: spec});
@@ -162,7 +163,7 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
   }
 
   chosen = another();
-  load().catch(() => { chosen = null; offer(); });
+  load().catch(() => { chosen = null; return load(); });
   return {show() {
     chosen ??= another();
     load().catch(() => {}); // the status line says why; what was there stays

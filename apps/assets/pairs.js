@@ -240,8 +240,8 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
   /** Where a patch's center lies, in pixels of the board. */
   function center(side, row, column) {
     const frame = place.getBoundingClientRect(), {canvas, grid: [h, w]} = sides[side];
-    const box = canvas.getBoundingClientRect();
-    return [box.left - frame.left + ((column + 0.5) * box.width) / w, box.top - frame.top + ((row + 0.5) * box.height) / h];
+    const box = canvas.getBoundingClientRect(), [x, y] = [(column + 0.5) / w, (row + 0.5) / h];
+    return [box.left - frame.left + x * box.width, box.top - frame.top + y * box.height];
   }
 
   function shape(name, attributes) {
@@ -289,7 +289,7 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
       const there = chosenPairs();
       left.told.textContent = `${there.length} of ${found.toLocaleString("en")} mutual pairs`;
       if (there.length) right.told.textContent = `cosine ${there[there.length - 1][4].toFixed(3)} or more`;
-      note.textContent = "Patches that choose each other: each is the other's nearest in its picture. The best come first.";
+      note.textContent = "Patches that choose each other: each is the other's nearest. The best pairs come first.";
       all = `${left.told.textContent}, ${right.told.textContent}`;
     } else if (one) {
       const {row, column, best} = one;

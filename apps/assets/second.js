@@ -14,7 +14,7 @@ const SECOND_NEAREST = 6; // neighbors that are offered: the examples beside the
     before is marked again. `examples` are {title, image} in the order of the server's. */
 function secondPicture(desk, {examples = pageExamples(), change}) {
   const own = []; // what the visitor has sent, newest first
-  let chosen = null;
+  let chosen = null, tiles = []; // tiles: [button, what it names]
 
   const input = lensNode("input", {type: "file", accept: "image/*", class: "lens-quiet", tabindex: "-1",
     "aria-label": "Choose a second picture", onchange: () => { take(input.files[0]); input.value = ""; }});
@@ -24,31 +24,40 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
   const element = lensNode("section", {class: "second", "aria-label": "Second picture"}, drop, input, groups);
 
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
-  const nearest = () => pageNeighbors().slice(0, SECOND_NEAREST).map(({key, row, ...rest}) => ({named: {key, row}, ...rest}));
+  const nearest = () => pageNeighbors().slice(0, SECOND_NEAREST);
   const shown = () => examples.map(({title, image}, example) => ({named: {example}, title, image}));
 
   function build() {
+    tiles = [];
     const there = [["Yours", own], ["Nearest neighbors", nearest()], ["Examples", shown()]];
     groups.replaceChildren(...there.filter(([, pictures]) => pictures.length).map(([name, pictures]) =>
       lensNode("div", {class: "second-group", role: "group", "aria-label": name},
         lensNode("span", {"aria-hidden": "true"}, name),
         lensNode("div", {class: "second-tiles"}, ...pictures.map(tile)))));
+    mark();
+  }
+
+  /** Mark the chosen tile where it stands: a rebuilt one would lose the keyboard's place. */
+  function mark() {
+    for (const [button, named] of tiles) button.setAttribute("aria-pressed", String(same(named, chosen)));
   }
 
   function tile({named, title, image}) {
-    return lensNode("button", {type: "button", class: "second-tile", title, "aria-pressed": String(same(named, chosen)),
+    const button = lensNode("button", {type: "button", class: "second-tile", title,
       onclick: () => choose(named, title)}, lensNode("img", {src: image, alt: title}));
+    tiles.push([button, named]);
+    return button;
   }
 
   async function choose(named, title) {
     const before = chosen;
     chosen = named;
-    build();
+    mark();
     try {
       await change(named, title);
     } catch { // the status line says why
       if (chosen === named) chosen = before;
-      build();
+      mark();
     }
   }
 
@@ -70,6 +79,7 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
     }
     own.unshift({named, title: name, image: URL.createObjectURL(file)});
     for (const {image} of own.splice(4)) URL.revokeObjectURL(image);
+    build();
     await choose(named, name);
   }
 
@@ -117,7 +127,7 @@ function pageNeighbors() {
   const found = [];
   for (const {src, alt} of document.querySelectorAll("#lens-neighbors .hit img")) {
     const [, key, row] = /thumbs\/([^/]+)\/(\d+)$/.exec(src) ?? [];
-    if (key) found.push({key, row: Number(row), title: alt, image: src});
+    if (key) found.push({named: {key, row: Number(row)}, title: alt, image: src});
   }
   return found;
 }
