@@ -135,7 +135,7 @@ class Map(Common):
 
 @dataclass
 class Lens(Common):
-    """CLS attention of all layers and heads, beside one forward and full attention maps."""
+    """CLS attention of all layers and heads, beside one forward and full maps; and drawing them."""
 
     architecture: str = "vit_small_patch16_224"
     """timm's name of the backbone, with untrained weights."""
@@ -149,6 +149,8 @@ class Lens(Common):
     """Turns of each side."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    moves: int = 40
+    """Moves of each control of the page in a headless browser; 0: leave drawing out."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ SMALLEST = {
     "--workers 0 --rounds 1 --device cpu",
     "search": "--images 300 --dim 8 --queries 1 --rounds 1",
     "lens": "--architecture vit_tiny_patch16_224 --patch-sizes 16 --image-sizes 32 --rounds 1 "
-    "--device cpu",
+    "--moves 0 --device cpu",
 }
 SLOW = {  # half a minute to minutes each
     "train": "--only ViT-T/8:64+32 --batch-size 2 --steps 1 --rounds 1 --device cpu --workers 0",

@@ -186,6 +186,8 @@ function answers({props, watch}) {
     const asker = globalThis.lensWaiting.get(number);
     if (job) return asker?.told?.(job);
     globalThis.lensWaiting.delete(number);
+    if (globalThis.lensAskFailed && !problem) say("ready", "Ready");
+    globalThis.lensAskFailed = Boolean(problem);
     if (problem) asker?.reject(new Error(problem));
     else asker?.resolve(answer);
   });

@@ -38,6 +38,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "tiff": ("tifffile",),
     "video": ("av",),
+    "bench": ("playwright",),
     "logging": ("tensorboard", "wandb"),
 }
 PAGES = {"lens": 7860, "explorer": 8501}

@@ -7,6 +7,7 @@ next frame, up to 17 ms at 60 frames a second; that wait is part of what is meas
 """
 
 import base64
+import importlib.util
 import io
 import shutil
 from collections.abc import Iterator, Sequence
@@ -69,8 +70,6 @@ def measure(
     Raises `UserError` without Playwright, a Chromium, or the page's files.
     """
     at_least(1, moves=moves)
-    if not (assets / "overlay.js").is_file():
-        raise UserError(f"{assets}: has no overlay.js; give the folder apps/assets of a checkout")
     with _page(assets) as page:
         return [_measured(page, side, moves) for side in sides]
 
@@ -101,16 +100,25 @@ def _measured(page: Any, side: int, moves: int) -> Measured:
     )
 
 
+def require(assets: Path = ASSETS) -> str:
+    """The browser's program. Raises `UserError` without one, Playwright or the page's files."""
+    without = "or leave drawing out with --moves 0"
+    if not (assets / "overlay.js").is_file():
+        raise UserError(f"{assets}: has no overlay.js; give the folder apps/assets of a checkout")
+    if importlib.util.find_spec("playwright") is None:
+        raise UserError(f"Playwright is not installed; pip install -e '.[bench]', {without}")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        raise UserError(f"no browser found; install one of {', '.join(BROWSERS)}, {without}")
+    return found
+
+
 @contextmanager
 def _page(assets: Path) -> Iterator[Any]:
     """A headless browser's page with overlay.js on it."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise UserError("Playwright is not installed; pip install playwright") from None
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        raise UserError(f"no browser found; install one of {', '.join(BROWSERS)}")
+    found = require(assets)
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dino_core import distributed
+from dino_core.benchmarks import drawing
 from dino_core.benchmarks.hardware import hardware
 from dino_core.benchmarks.measuring import Measured, in_alternation, ratio
 from dino_core.errors import at_least
@@ -32,9 +33,17 @@ def measure(
     threads: int = 0,
     rounds: int = 5,
     device: str = "auto",
+    moves: int = 40,
 ) -> list[Measured]:
-    """Look at one image of each size with an untrained model of each patch size."""
+    """Look at one image of each size with an untrained model of each patch size.
+
+    Then move the page's controls `moves` times in a browser (see `drawing`), unless that is 0.
+    Raises `UserError` where there is no browser for it, before anything is measured.
+    """
     at_least(1, rounds=rounds)
+    at_least(0, moves=moves)
+    if moves:
+        drawing.require()
     where, before = device_of(device), torch.get_num_threads()
     torch.set_num_threads(threads or distributed.cores())
     try:
@@ -44,7 +53,7 @@ def measure(
             for size in image_sizes:
                 x_BCHW = torch.randn(1, 3, size, size, device=where)
                 results.append(_measured(backbone, architecture, x_BCHW, rounds))
-        return results
+        return results + (drawing.measure(moves=moves) if moves else [])
     finally:
         torch.set_num_threads(before)
 
