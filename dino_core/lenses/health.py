@@ -159,8 +159,8 @@ class Health:
         if not self.twins:
             return ["No two heads of a layer show the same map."]
         return [
-            f"Layer {t.layer + 1}: heads {_listed([str(h + 1) for h in t.heads])} show the same map "
-            f"(correlation {t.correlation:.3f}), so looking at one of them is enough."
+            f"Layer {t.layer + 1}: heads {_listed([str(h + 1) for h in t.heads])} show the same "
+            f"map (correlation {t.correlation:.3f}), so looking at one of them is enough."
             for t in self.twins
         ]
 

@@ -22,7 +22,7 @@ def test_both_sides_give_the_same_rows() -> None:
 def test_every_size_is_measured() -> None:
     results = measure(
         architecture="vit_tiny_patch16_224", patch_sizes=(16,), image_sizes=(32, 64), rounds=1,
-        device="cpu",
+        device="cpu", moves=0,
     )  # fmt: skip
     assert [result.name[-5:] for result in results] == ["32 px", "64 px"]
     for result in results:
