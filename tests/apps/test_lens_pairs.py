@@ -84,7 +84,8 @@ def test_pairs_of_patches(zoomed: Any, address: str, root: Path) -> None:
     first, second = tokens_of_both(root)
     cosines = flat(first) @ flat(second).T
     page.wait_for_selector(".pairs-links line")
-    assert page.get_attribute(".second-tile[aria-pressed=true]", "title"), "begins with a neighbor"
+    pressed = page.locator("[aria-label='Nearest neighbors'] .second-tile[aria-pressed=true]")
+    assert pressed.count() == 1, "begins with the nearest neighbor"
     page.set_input_files(".second input[type=file]", root / "photo.jpg")
     said(page, RIGHT, "photo.jpg")
     check_a_patch(page, first, second, cosines)
