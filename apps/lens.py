@@ -346,17 +346,13 @@ class LensPage:
         return FileResponse(path, media_type="image/jpeg", headers={"Cache-Control": keep})
 
 
-STAGE = (
-    "overlay.js",
-    "pieces.js",
-    "colors.js",
-    "object.js",
-    "second.js",
-    "pairs.js",
-    "compare.js",
-    "clips.js",
-    "health.js",
-)  # tabs in this order
+SCRIPTS = {  # what a part of the page loads before lens.js
+    "picker": ("webcam.js",),
+    "stage": (
+        *("overlay.js", "pieces.js", "second.js"),
+        *("colors.js", "object.js", "pairs.js", "compare.js", "clips.js", "health.js"),  # the tabs
+    ),
+}
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 _numbers = itertools.count()
 ADDRESS = "(model, gallery) => [model, gallery, lensAddress()]"
@@ -365,7 +361,7 @@ BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values
 
 def mounted(part: str, value: Any = None, elem_id: str = "") -> gr.HTML:
     """An element of the page that assets/lens.js fills: `part` names the function that does."""
-    names = (*STAGE, "lens.js") if part == "stage" else ("lens.js",)
+    names = (*SCRIPTS.get(part, ()), "lens.js")
     code = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in names)
     start = f"lensParts['{part}']({{element, props, trigger, upload, watch}});"
     return gr.HTML(

@@ -150,6 +150,13 @@ function picker({element, props, trigger, upload}) {
     "aria-label": "Choose a picture", onchange: () => { take(input.files[0]); input.value = ""; }});
   const drop = node("button", {type: "button", class: "drop", onclick: () => input.click()},
     node("strong", {}, "Add a picture"), node("span", {}, "choose, drop or paste"));
+  const camera = node("button", {type: "button", class: "drop camera-open", onclick: async () => {
+    try {
+      take(await takePhoto());
+    } catch (error) {
+      say("problem", error.message);
+    }
+  }}, node("strong", {}, "Camera"), node("span", {}, "take one"));
   tiles.push(...examples.map((example, index) => node("button", {
     type: "button", class: "example", "aria-pressed": index === 0,
     title: `${example.title} — ${example.credit}`,
@@ -159,7 +166,7 @@ function picker({element, props, trigger, upload}) {
       trigger("select", {index});
     },
   }, node("img", {src: example.image, alt: `Example: ${example.title}`}))));
-  element.firstChild.replaceChildren(node("section", {class: "picker", "aria-label": "Picture"}, drop, input,
+  element.firstChild.replaceChildren(node("section", {class: "picker", "aria-label": "Picture"}, drop, camera, input,
     node("div", {class: "examples", role: "group", "aria-label": "Examples"}, ...tiles)));
 
   const over = (on) => (event) => {

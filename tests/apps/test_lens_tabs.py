@@ -300,3 +300,45 @@ def test_neighbors_of_a_box_and_of_a_patch_filtered(photo_at: Any, with_patches:
     page.click(".near-tools label:has-text('Patch')")
     page.wait_for_selector(".hit-picture canvas")
     assert page.locator(".hit-picture canvas").count() == page.locator(".hit").count()
+
+
+# -- the camera ---------------------------------------------------------------------------------
+
+
+def test_a_picture_from_the_camera(photo_at: Any) -> None:
+    page = photo_at
+    page.evaluate(
+        """() => {
+            const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 48});
+            const context = canvas.getContext('2d');
+            setInterval(() => context.fillRect(0, 0, 30 * Math.random(), 20), 30);
+            const stream = canvas.captureStream();
+            globalThis.cameraTrack = stream.getTracks()[0];
+            navigator.mediaDevices.getUserMedia = async () => stream;
+        }"""
+    )
+    page.click(".camera-open")
+    page.click("text=Close")
+    page.wait_for_selector("dialog.camera", state="detached")
+    assert page.evaluate("cameraTrack.readyState") == "ended"
+    page.evaluate(
+        """() => { navigator.mediaDevices.getUserMedia = async () => {
+            throw new DOMException('no', 'NotAllowedError'); }; }"""
+    )
+    page.click(".camera-open")
+    page.wait_for_selector(".status[data-state=problem]:has-text('allow it')")
+
+
+def test_a_picture_taken_is_looked_at(photo_at: Any) -> None:
+    page = photo_at
+    page.evaluate(
+        """() => {
+            const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 48});
+            const context = canvas.getContext('2d');
+            setInterval(() => context.fillRect(0, 0, 30 * Math.random(), 20), 30);
+            navigator.mediaDevices.getUserMedia = async () => canvas.captureStream();
+        }"""
+    )
+    page.click(".camera-open")
+    page.click("text=Take the picture")
+    shown(page, "camera.jpg")
