@@ -318,7 +318,7 @@ def test_a_picture_from_the_camera(photo_at: Any) -> None:
         }"""
     )
     page.click(".camera-open")
-    page.click("text=Close")
+    page.click(".camera-close")
     page.wait_for_selector("dialog.camera", state="detached")
     assert page.evaluate("cameraTrack.readyState") == "ended"
     page.evaluate(
@@ -340,5 +340,5 @@ def test_a_picture_taken_is_looked_at(photo_at: Any) -> None:
         }"""
     )
     page.click(".camera-open")
-    page.click("text=Take the picture")
+    page.click(".camera-take")
     shown(page, "camera.jpg")
