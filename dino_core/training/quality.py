@@ -95,6 +95,11 @@ class Examiner:
             few = permutation(len(split.training), "bank", recipe.seed)[:BANK]
             self.bank = split.training[np.sort(few)]
 
+    @property
+    def images(self) -> int:
+        """How many are looked at: held out, and voting."""
+        return len(self.held_out) + len(self.bank)
+
     def due(self, step: int) -> bool:
         """Evenly spaced over the run, before its first step and after its last among them."""
         steps, checks = self.recipe.steps, self.recipe.quality.checks

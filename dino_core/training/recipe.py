@@ -174,7 +174,8 @@ class Recipe:
     threads: int = 0
     """Compute threads on the CPU; 0 takes every core. Written down and restored on resume."""
     workers: int | None = None
-    """Processes that decode and crop; by default chosen from device and cores."""
+    """Processes that decode and crop; by default chosen from device and cores, on two cores with a
+    time to keep by trying."""
     init: str | None = None
     """A model to start the backbone from (any model spelling) instead of fresh weights."""
     save_every: int = 500

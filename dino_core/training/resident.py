@@ -16,15 +16,17 @@ import numpy as np
 import torch
 
 from dino_core import distributed
-from dino_core.data import Source
-from dino_core.data.pixel_cache import cached_store
-from dino_core.data.store import SPARE, PixelStore, fill, judged_bytes
+from dino_core.data import Source, epoch_order
+from dino_core.data.cache import cache_folder
+from dino_core.data.pixel_cache import ABOUT, cached_store, source_digest
+from dino_core.data.store import SPARE, PixelStore, Progress, fill, judged_bytes
 from dino_core.errors import UserError
 from dino_core.training.feed import Batch, feed, resident_feed, shrink_of
 from dino_core.training.recipe import Recipe
 
 SHARE = 0.4  # of the GPU's free memory that images may take
 SAY_EVERY = 10.0  # seconds
+TRIED = 256  # images that are loaded to see how long all take, at least
 
 
 def decided(recipe: Recipe, source: Source, images: np.ndarray, device: torch.device) -> Recipe:
@@ -73,12 +75,14 @@ class Feed:
     device: torch.device
     workers: int
     say: Callable[[str], None] = lambda sentence: None
+    loads: Progress = lambda done, images: None
+    """Hears of every image that is loaded into memory."""
     store: PixelStore | None = field(default=None, init=False)
     loaded: bool = field(default=False, init=False)
 
     def batches(self, steps: Sequence[int]) -> Generator[Batch | UserError]:
         """As `feed` and `resident_feed` have them. Raises `UserError` while loading."""
-        self._load()
+        self.load()
         store, pin = self.store, self.device.type == "cuda"
         common = self.images, self.recipe, steps, self.workers, pin
         if store is not None and store.pixels.device.type != "cpu":
@@ -87,7 +91,8 @@ class Feed:
             batches = feed(self.source, *common, store=store)
         return _with_news(batches, store)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Put the images where they wait, if that has not been done."""
         if self.loaded:
             return
         self.loaded = True
@@ -123,15 +128,53 @@ class Feed:
                 threads=self._threads(),
                 device=where,
                 shrink=shrink_of(self.recipe),
-                tell=sentences_of(self.say, f"the memory of {where}"),
+                tell=self._told(f"the memory of {where}"),
             )
+
+    def _told(self, where: str) -> Progress:
+        sentences = sentences_of(self.say, where)
+
+        def tell(done: int, images: int) -> None:
+            self.loads(done, images)
+            sentences(done, images)
+
+        return tell
 
     def _threads(self) -> int:
         """All cores of this machine that are this process's: nothing else runs yet."""
         return max(1, distributed.cores() // distributed.local_world_size())
 
 
-def sentences_of(say: Callable[[str], None], where: str) -> Callable[[int, int], None]:
+def trial_feed(
+    recipe: Recipe,
+    source: Source,
+    images: np.ndarray,
+    device: torch.device,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Feed:
+    """The feed of a run for a few steps; its own `images` are few where all are to be loaded.
+
+    Memory takes the place of a cache that is still to be made: the system keeps there what was just
+    written. Of a definite recipe (`decided`); for no data workers until told otherwise.
+    """
+    settings = recipe.feed
+    if is_cached(recipe, source) if settings.cache else settings.resident == "never":
+        return Feed(source, images, recipe, device, 0, say)
+    if settings.resident == "never":
+        device = torch.device("cpu")
+    recipe = replace(recipe, feed=replace(settings, cache=False, resident="always"))
+    order = epoch_order(len(images), recipe.seed, 0)
+    few = images[np.sort(order[: max(TRIED, 2 * recipe.batch_size)])]
+    return Feed(source, few, recipe, device, 0, say)
+
+
+def is_cached(recipe: Recipe, source: Source) -> bool:
+    """Whether the cache that a recipe wants is made already."""
+    digest = source_digest(source, recipe.feed.stored_size, recipe.feed.draft)
+    return (cache_folder("pixels", digest) / ABOUT).is_file()
+
+
+def sentences_of(say: Callable[[str], None], where: str) -> Progress:
     """Progress of loading as sentences, one every few seconds."""
     last = time.monotonic()
 

@@ -216,7 +216,8 @@ def test_a_mistake_is_said_once_however_many_meet_it(tmp_path):
 @pytest.mark.soak
 def test_processes_rehearse_together_and_plan_the_same(recipe, pictures, tmp_path):
     """By the clock, so the number of steps is any; but one, and from what was measured."""
-    asked = json.dumps(dataclasses.replace(recipe, steps=None).to_json())
+    recipe = dataclasses.replace(recipe, steps=None, workers=None)
+    asked = json.dumps(recipe.to_json())
     process = started(PLANNED, tmp_path, after=(asked, str(pictures), str(tmp_path / "run")))
     output = finished(process)
     said = [json.loads(line) for line in output.splitlines() if line.startswith("[{")]

@@ -9,7 +9,7 @@ from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.runs import Run
 from dino_core.training import Recipe, planned, seconds_of
-from dino_core.training.plan import rehearse
+from dino_core.training.rehearsal import rehearse
 
 
 @pytest.mark.parametrize(
