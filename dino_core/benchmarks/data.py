@@ -43,6 +43,7 @@ from dino_core.training.feed import (
     ViewDataset,
     groups_of,
 )
+from dino_core.training.recipe import check_stored_size
 
 GENERATED = 32  # pictures that are made where no data is given
 SIZE = (500, 375)  # of these, in pixels: as ImageNet's median photo
@@ -60,15 +61,18 @@ def measure(
 ) -> list[Measured]:
     """Measure the feeds on `images` images of `data` (default: generated pictures).
 
-    `stored_size` is the recipe's. Raises `UserError` where too few images can be read.
+    `stored_size` is the recipe's. Raises `UserError` where that is smaller than a crop, and where
+    none of the images can be read.
     """
     at_least(1, images=images, rounds=rounds)
+    check_stored_size(stored_size, crops)
     where, threads = device_of(device), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with _opened(data) as source:
             chosen = readable(source, images)
-            return _measured(source, chosen, crops, where, rounds, stored_size)
+            notes = _notes(source, len(chosen), images, crops, stored_size, where)
+            return _measured(source, chosen, crops, where, rounds, stored_size, notes)
     finally:
         torch.set_num_threads(threads)
 
@@ -80,6 +84,7 @@ def _measured(
     device: torch.device,
     rounds: int,
     stored_size: int,
+    notes: tuple[str, ...],
 ) -> list[Measured]:
     store = fill(source, np.array(chosen), stored_size)
     keys = [(0, i) for i in chosen]
@@ -109,7 +114,6 @@ def _measured(
 
         contenders["resident"] = cut_there
     seconds = in_alternation(contenders, rounds, device=device)
-    described = _notes(source, crops, stored_size, device)
     results = []
     for name in NAMES:
         if name in seconds:
@@ -123,7 +127,7 @@ def _measured(
                     share_of_limit=ratio(seconds["decoding"], seconds[name]) if decodes else None,
                     limit="decoding the files and nothing else" if decodes else "",
                     phases=phases(source, chosen, crops, device) if name == "files" else {},
-                    notes=described,
+                    notes=notes,
                 )
             )
     return results
@@ -176,14 +180,21 @@ def phases(
 
 
 def _notes(
-    source: Source, crops: MultiCrop, stored_size: int, device: torch.device
+    source: Source,
+    images: int,
+    asked: int,
+    crops: MultiCrop,
+    stored_size: int,
+    device: torch.device,
 ) -> tuple[str, ...]:
     views = f"2 x {crops.global_size} px and {crops.local_count} x {crops.local_size} px"
     reduced = f", reduced to {stored_size} px first" if stored_size else ""
     notes = [
-        f"images of {source.spec}{reduced}; {views}",
+        f"{images:,} images of {source.spec}{reduced}; {views}",
         "the plain twin is Pillow's pipeline, view by view; every phase is per image",
     ]
+    if images < asked:
+        notes.append(f"{asked:,} images were asked for, and {images:,} are all that can be read")
     if device.type == "cuda":
         notes.append("colors are changed on the GPU; the plain twin never leaves the core")
     return tuple(notes)

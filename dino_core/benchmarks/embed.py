@@ -97,6 +97,7 @@ def _measured(
     computed = -(-images // batch_size) * batch_size  # the bare forward's last batch is full
     bare_seconds = [spent * images / computed for spent in seconds["bare"]]
     info = model.info
+    again = (f"{len(good):,} images can be read and come again and again",)
     return Measured(
         name=f"embed {info.architecture} patch {info.patch_size} at {info.image_size} px",
         hardware=hardware(model.device),
@@ -109,6 +110,7 @@ def _measured(
             f"batches of {batch_size}, {workers} decoding processes, {'fp16' if half else 'fp32'}; "
             "phases are of one image, one after the other in one process",
             "may pass the limit: the last block is computed for the class token alone",
+            *(again if len(good) < images else ()),
         ),
     )
 

@@ -306,16 +306,11 @@ class Recipe:
                 )
 
     def _check_feed(self) -> None:
-        stored, crop = self.feed.stored_size, self.crops.global_size
-        if stored and stored < crop:
-            raise UserError(
-                f"--stored-size {stored} is smaller than the global crops of {crop} px: use "
-                f"{math.ceil(1.15 * crop)} or more, or 0 to reduce nothing"
-            )
-        if self.feed.cache and not stored:
+        check_stored_size(self.feed.stored_size, self.crops)
+        if self.feed.cache and not self.feed.stored_size:
             raise UserError(
                 f"--cache keeps reduced images: say how large, e.g. --stored-size "
-                f"{math.ceil(1.15 * crop)}"
+                f"{_enough(self.crops.global_size)}"
             )
 
     def _check_length(self, steps_per_epoch: int) -> None:
@@ -341,6 +336,25 @@ class Recipe:
                 f"the teacher temperature warms up for {self.teacher.warmup_teacher_temp_epochs} "
                 f"epochs, longer than the run: lower --warmup-teacher-temp-epochs"
             )
+
+
+def check_stored_size(stored: int, crops: MultiCrop) -> None:
+    """Raise a `UserError` for a short side that crops would have to be enlarged from; 0 is none."""
+    sizes = [("global", crops.global_size)]
+    if crops.local_count:
+        sizes.append(("local", crops.local_size))
+    kind, largest = max(sizes, key=lambda named: named[1])
+    at_least(0, stored_size=stored)
+    if stored and stored < largest:
+        raise UserError(
+            f"--stored-size {stored} is smaller than the {kind} crops of {largest} px: use "
+            f"{_enough(largest)} or more, or 0 to reduce nothing"
+        )
+
+
+def _enough(crop: int) -> int:
+    """A short side from which crops of this size are cut with little lost."""
+    return math.ceil(1.15 * crop)
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:

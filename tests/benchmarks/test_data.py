@@ -37,6 +37,21 @@ def test_every_way_is_measured(jpegs: Path) -> None:
     assert asdict(files) == files.as_dict() and torch.get_num_threads() == threads
 
 
+def test_fewer_images_than_asked_for_are_said(jpegs: Path) -> None:
+    (few, *_), (all_, *_) = (
+        measure(str(jpegs), images=images, crops=SMALL, device="cpu", rounds=1)
+        for images in (10_000_000, 4)
+    )
+    sentence = "10,000,000 images were asked for, and 4 are all that can be read"
+    assert few.notes[0] == all_.notes[0] and few.notes[0].startswith("4 images of ")
+    assert sentence in few.notes and not any("asked for" in note for note in all_.notes)
+
+
+def test_images_stored_smaller_than_crops_are_refused(jpegs: Path) -> None:
+    with pytest.raises(UserError, match="--stored-size 32 is smaller than the global crops of 224"):
+        measure(str(jpegs), stored_size=32)
+
+
 def test_both_sides_make_the_same_views(jpegs: Path) -> None:
     """Up to what Pillow rounds between its operations."""
     source, chosen = open_source(jpegs), [0, 2]

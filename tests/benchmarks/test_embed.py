@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dino_core.benchmarks.data import write_jpegs
 from dino_core.benchmarks.embed import measure
 from dino_core.errors import UserError
 
@@ -16,6 +17,15 @@ def test_all_sides_are_measured() -> None:
     assert set(one.phases) == {"read", "decode", "fingerprint", "preprocess", "forward", "write"}
     assert "batches of 2, 0 decoding processes, fp32" in one.notes[0]
     assert torch.get_num_threads() == threads
+
+
+def test_images_that_come_again_are_said(tmp_path) -> None:
+    write_jpegs(tmp_path, 2, size=(32, 32))
+    options = TINY | {"batch_size": 2, "workers": 0, "rounds": 1, "threads": 1}
+    (one,) = measure(str(tmp_path), **options, images=3)
+    assert one.notes[-1] == "2 images can be read and come again and again"
+    (enough,) = measure(str(tmp_path), **options, images=2)
+    assert not any("again" in note for note in enough.notes)
 
 
 def test_broken_images_are_refused(tmp_path) -> None:

@@ -152,10 +152,16 @@ def test_the_cache_gives_the_bytes_of_reduced_files(source, images, tiny, tmp_pa
 def test_settings_of_the_feed_that_cannot_work_are_refused(tiny):
     for settings, sentence in [
         (FeedConfig(stored_size=20), "--stored-size 20 is smaller than the global crops of 32 px"),
+        (FeedConfig(stored_size=-1), "--stored-size -1: must be 0 or more"),
         (FeedConfig(cache=True), "say how large, e.g. --stored-size 37"),
     ]:
         with pytest.raises(UserError, match=sentence):
             replace(tiny, feed=settings).resolved(64)
+    large = replace(tiny.crops, local_size=40)
+    with pytest.raises(UserError, match="--stored-size 36 is smaller than the local crops of 40"):
+        replace(tiny, crops=large, feed=FeedConfig(stored_size=36)).resolved(64)
+    none = replace(large, local_count=0)
+    replace(tiny, crops=none, feed=FeedConfig(stored_size=36)).resolved(64)
 
 
 def test_a_cpu_keeps_images_in_memory_only_when_asked(source, images, tiny):
