@@ -44,7 +44,7 @@ from dino_core.training.recipe import Recipe
 from dino_core.training.resident import Feed, decided
 from dino_core.training.resume import changes, check_start, origin, saved_recipe, take_up
 from dino_core.training.sinks import Sink, open_sinks
-from dino_core.training.state import create_state
+from dino_core.training.state import create_state, without_effect
 from dino_core.training.step import Schedules, TrainState, train_step
 from dino_core.training.stopping import Stop, stop_signals
 
@@ -164,7 +164,7 @@ class _Loop:
             if changed := changes(run, self.device):
                 self.say(changed)
         run.cut_metrics(self.state.step)
-        for note in source.notes:
+        for note in [*source.notes, *without_effect(self.recipe, self.state.student)]:
             self.say(note)
 
     def __enter__(self) -> None:

@@ -5,7 +5,7 @@ import importlib.util
 import torch
 
 from dino_core.rng import torch_seed
-from dino_core.training.network import create_student, create_teacher
+from dino_core.training.network import Network, create_student, create_teacher
 from dino_core.training.optim import create_optimizer
 from dino_core.training.parallel import parallel, synchronize_batch_norm
 from dino_core.training.recipe import Recipe
@@ -31,6 +31,18 @@ def create_state(recipe: Recipe, device: torch.device) -> TrainState:
         scaler=torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16"),
         caller=parallel(student, device),
     )
+
+
+def without_effect(recipe: Recipe, student: Network) -> list[str]:
+    """A sentence for each setting that was chosen and changes nothing here."""
+    architecture, found = recipe.backbone.architecture, []
+    if recipe.residual == "bf16" and recipe.precision == "fp32":
+        found.append("--residual bf16 changes nothing at --precision fp32: use --precision bf16")
+    elif recipe.residual == "bf16" and not student.packed:
+        found.append(f"--residual bf16 changes nothing: {architecture} is no plain ViT")
+    if recipe.compile == "on" and not student.packed:
+        found.append(f"--compile on changes nothing: {architecture} is no plain ViT")
+    return found
 
 
 def _compiles(recipe: Recipe, device: torch.device) -> bool:
