@@ -32,7 +32,7 @@ class Common:
     """What all benchmarks take."""
 
     json: Path | None = None
-    """Where to save what was measured."""
+    """Where to save what was measured; a folder that is not there is made."""
 
 
 @dataclass
@@ -188,6 +188,7 @@ def main() -> None:
     print(report(results))
     if save_to is not None:
         write_json(save_to, [result.as_dict() for result in results])
+        print(f"\nsaved in {save_to}")
 
 
 if __name__ == "__main__":

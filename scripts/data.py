@@ -37,7 +37,8 @@ class Data:
     workers: int | None = None
     """Processes that read; by default one for each core."""
     json: Path | None = None
-    """Also write the whole report, every copy and every bad image, to this file."""
+    """Also write the whole report, every copy and every bad image, to this file; a folder that is
+    not there is made."""
 
 
 def counter() -> Callable[[int, int], None]:
@@ -64,6 +65,7 @@ def main() -> None:
         print(sentence)
     if args.json is not None:
         write_json(args.json, found.json())
+        print(f"saved in {args.json}")
 
 
 if __name__ == "__main__":

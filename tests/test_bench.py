@@ -36,6 +36,7 @@ def words(name: str, options: str, saved: Path) -> list[str]:
 
 
 def check(saved: Path, said: str) -> None:
+    assert said.endswith(f"saved in {saved}\n")
     results = json.loads(saved.read_text())
     assert isinstance(results, list) and results
     for result in results:
@@ -54,7 +55,7 @@ def test_a_benchmark_runs_and_saves_what_it_measured(
     if name == "data":
         write_jpegs(tmp_path, 2, size=(64, 48))
         data = f" --data {tmp_path}"
-    saved = tmp_path / "out.json"
+    saved = tmp_path / "made" / "out.json"
     monkeypatch.setattr(sys, "argv", words(name, SMALLEST[name] + data, saved))
     bench.main()
     check(saved, capsys.readouterr().out)
@@ -64,7 +65,7 @@ def test_a_benchmark_runs_and_saves_what_it_measured(
     "name", ["search", *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)]
 )
 def test_a_benchmark_runs_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
-    saved, options = tmp_path / "out.json", (SMALLEST | SLOW)[name]
+    saved, options = tmp_path / "made" / "out.json", (SMALLEST | SLOW)[name]
     command = [sys.executable, *words(name, options, saved)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
