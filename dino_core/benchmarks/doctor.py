@@ -8,6 +8,7 @@ batch that is already there. The rest follows from these two by arithmetic.
 """
 
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -51,6 +52,7 @@ MOST_STEPS = 6
 BATCH_ON_CPU = 16  # images a step at most: more change little on a CPU but the time it takes
 LITTLE_MEMORY = 4 * 2**30
 LITTLE_DISK = 5 * 2**30
+BUSY = 0.25  # of the cores taken by others, from which on what is measured suffers
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -64,6 +66,8 @@ class Machine:
     cores: int
     quota: float | None
     """Cores' worth of time that a container may use, where it is limited."""
+    load: float | None
+    """Cores that were busy in the last minute, on average, and who waited for one."""
     threads: int
     memory: int | None
     free_memory: int | None
@@ -133,6 +137,11 @@ def balance(cores: float, feeding: float, computing: float, shared: bool) -> Bal
 def advice(machine: Machine, speeds: Speeds, found: Balance) -> list[str]:
     """What to change, a sentence each, the most useful first."""
     said = []
+    if machine.load is not None and machine.load >= BUSY * machine.cores:
+        said.append(
+            f"other programs want the cores, too (a load of {machine.load:.1f} on {machine.cores} "
+            "in the last minute): end them, or wait for them; all figures are better without"
+        )
     if found.binds == "decoding":
         said.append(
             "keep images decoded in memory (--resident always), or reduced on disk (--cache "
@@ -193,6 +202,7 @@ def look_around(folder: Path, device: str = "auto") -> Machine:
     return Machine(
         cores=distributed.cores(),
         quota=quota(),
+        load=load(),
         threads=torch.get_num_threads(),
         memory=total,
         free_memory=free,
@@ -225,6 +235,14 @@ def quota(cgroup: Path = CGROUP) -> float | None:
         granted, period = (cgroup / "cpu.max").read_text().split()
         return None if granted == "max" else int(granted) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def load() -> float | None:
+    """How many processes ran or waited for a core in the last minute, on average; the system's."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):  # Windows has none
         return None
 
 

@@ -25,8 +25,8 @@ from dino_core.benchmarks.doctor import (
 
 GB = 2**30
 MACHINE = Machine(
-    cores=8, quota=None, threads=8, memory=64 * GB, free_memory=60 * GB, free_disk=500 * GB,
-    torch="2.15", device="cuda", gpu="NVIDIA H200", bf16=True,
+    cores=8, quota=None, load=1.9, threads=8, memory=64 * GB, free_memory=60 * GB,
+    free_disk=500 * GB, torch="2.15", device="cuda", gpu="NVIDIA H200", bf16=True,
     extras={"export": True, "tiff": False}, ports={"lens": 7860},
 )  # fmt: skip
 SPEEDS = Speeds("auto", "photos/", decoding=500, feeding=300, computing=1200, shared=False)
@@ -78,6 +78,7 @@ def test_what_binds_is_said_with_what_to_do():
 @pytest.mark.parametrize(
     ("machine", "speeds", "says"),
     [
+        ({"load": 3.26}, {}, "other programs want the cores, too (a load of 3.3 on 8 "),
         ({"quota": 2.5}, {}, "--threads 2: the container grants the time of 2.5 cores"),
         ({"free_memory": GB}, {}, "memory is short"),
         ({"free_disk": GB}, {}, "the disk is nearly full"),
@@ -90,6 +91,15 @@ def test_advice(machine, speeds, says):
     found = balance(8, faster.feeding, faster.computing, faster.shared)
     (sentence,) = advice(changed, faster, found)
     assert says in sentence
+
+
+def test_the_load_is_that_of_the_last_minute_where_the_system_tells(monkeypatch):
+    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (1.5, 9, 9))
+    assert doctor.load() == 1.5
+    monkeypatch.delattr(doctor.os, "getloadavg")
+    assert doctor.load() is None
+    machine = replace(MACHINE, load=None)
+    assert advice(machine, SPEEDS, balance(8, 300, 1200, shared=False)) == []
 
 
 def test_what_a_container_grants(tmp_path: Path):
@@ -144,4 +154,4 @@ def test_this_machine_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine.cores >= 1 and machine.free_disk > 0 and set(machine.ports) == {
         "lens", "explorer"
     }  # fmt: skip
-    assert 13 <= len(diagnosis(machine, speeds)) <= 16
+    assert 13 <= len(diagnosis(machine, speeds)) <= 17
