@@ -252,8 +252,7 @@ class LensPage:
 
     def cancel(self, event: gr.EventData) -> None:
         """Let the answer under a number be; whoever asked it is told so."""
-        if job := self.bench.job(catalog.Question(event._data or {}).text("number")):
-            job.cancelled = True
+        self.bench.cancel(catalog.Question(event._data or {}).text("number"))
 
     def list_again(self, model: str | None, gallery: str | None) -> list[Any]:
         """What there is by now; what was picked stays picked while it is there."""

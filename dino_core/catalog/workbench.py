@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 SHOWN_SIDE = 1400  # pixels on the long side of the photo that is sent back
 MODELS_KEPT = 3
 SIGHTS_KEPT = 24
+JOBS_KEPT = 256  # numbers of questions, some of them cancelled before they came
 TOKENS_KEPT = 4  # patch tokens of pictures: up to 25 MB each
 TEMPERATURE = 0.07  # of the neighbors' vote, as in dino_core.measures.knn
 
@@ -128,7 +129,7 @@ class Workbench:
         self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
         self._galleries: dict[str, tuple[float, Gallery]] = {}
         self._sights: OrderedDict[tuple[str, str, int | None], Sight] = OrderedDict()
-        self._jobs: dict[str, Job] = {}
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._tokens: OrderedDict[tuple[str, str, int | None], Tokens] = OrderedDict()
 
     # -- starting ---------------------------------------------------------------------------
@@ -215,6 +216,8 @@ class Workbench:
         job = self._jobs.setdefault(number, Job())
         try:
             with self._compute:
+                if job.cancelled:  # while it waited in line
+                    raise UserError("cancelled; nothing was kept")
                 return answer(Desk(self, scene, job), about, question)
         finally:
             self._jobs.pop(number, None)
@@ -222,6 +225,12 @@ class Workbench:
     def job(self, number: str) -> Job | None:
         """The question that is being answered under this number; None when none is."""
         return self._jobs.get(number)
+
+    def cancel(self, number: str) -> None:
+        """Let the answer under this number be, also where it still waits to be begun."""
+        if number not in self._jobs:
+            _keep(self._jobs, number, Job(), JOBS_KEPT)
+        self._jobs[number].cancelled = True
 
     def tokens(self, picture: Picture, model: "Model", size: int | None) -> "Tokens":
         """The patch tokens of a picture; those of the last few are kept."""

@@ -1,0 +1,215 @@
+"""Answers to a page's questions: what is asked for is bounded, and what is told holds no path."""
+
+import base64
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dino_core.catalog import Question, Scene, Workbench, from_example, from_gallery
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.gallery import Gallery, build, build_patches
+from dino_core.lenses.pca import PcaBasis
+from dino_core.lenses.tokens import read_tokens
+from dino_core.models import ModelInfo, create_backbone, load_model, save_weights
+
+SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 3}
+MODEL = "small.safetensors"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a gallery of scenes, and a folder where uploads arrive."""
+    folder = tmp_path_factory.mktemp("answers")
+    info = ModelInfo("vit_tiny_patch16_224", patch_size=8, image_size=32, options=SMALL)
+    save_weights(folder / MODEL, info, create_backbone(info).vit.state_dict())
+    model = load_model(str(folder / MODEL), device="cpu")
+    build(model, open_source("scenes:12"), folder / "galleries/few", workers=0, maps=())
+    (folder / "uploads").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(root: Path) -> Workbench:
+    bench = Workbench(root, model=str(root / MODEL), device="cpu", uploads=root / "uploads")
+    bench.start()
+    bench.wait()
+    return bench
+
+
+@pytest.fixture(scope="module")
+def scene(bench: Workbench) -> Scene:
+    key = bench.galleries()[0][0]
+    return Scene(from_gallery(bench.gallery_at(key), key, 3), MODEL, key, 64)
+
+
+def ask(bench: Workbench, scene: Scene, about: str, **details: Any) -> dict[str, Any]:
+    return bench.ask(scene, about, Question(details))
+
+
+# -- what can be asked --------------------------------------------------------------------------
+
+
+def test_an_unknown_question_is_a_sentence(bench, scene):
+    with pytest.raises(UserError, match="cannot be asked that"):
+        ask(bench, scene, "__import__")
+
+
+@pytest.mark.parametrize(
+    ("about", "details"),
+    [
+        ("patch", {"row": 10**9, "column": 0}),
+        ("patch", {"row": 0.5, "column": 0}),
+        ("object", {"kind": "everything"}),
+        ("object", {"kind": "head", "layer": 2, "head": 0, "keep": 0.5}),
+        ("object", {"kind": "head", "layer": 0, "head": 0, "keep": 7}),
+        ("colors", {"of": "kept", "basis": "not base64!"}),
+        ("colors", {"of": "kept", "basis": base64.b64encode(b"PK\x03\x04 no zip").decode()}),
+        ("colors", {"of": "everything"}),
+        ("near", {"box": {"left": 0.5, "top": 0.5, "right": 0.5, "bottom": 0.6}}),
+        ("near", {"column": "content_hash", "value": "x"}),
+        ("export", {"query": "image=1"}),
+        ("clip", {"files": [{"path": "/etc/passwd", "name": "passwd.mp4"}]}),
+        ("clip", {"files": []}),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence_without_a_path(bench, scene, root, about, details):
+    with pytest.raises(UserError) as error:
+        ask(bench, scene, about, **details)
+    text = str(error.value)
+    assert text and "\n" not in text and str(root) not in text and "/etc/" not in text
+
+
+# -- colors and objects -------------------------------------------------------------------------
+
+
+def test_kept_colors_are_those_of_the_basis(bench, scene, root):
+    own = ask(bench, scene, "colors", of="picture")
+    model = load_model(str(root / MODEL), device="cpu")
+    tokens = read_tokens(model, scene.picture.read(), size=64)
+    basis = PcaBasis.from_bytes(base64.b64decode(own["basis"]), "own")
+    assert basis.model_hash == model.hash and own["grid"] == list(tokens.grid)
+    again = ask(bench, scene, "colors", of="kept", basis=own["basis"])
+    assert again["rgb"] == own["rgb"]
+    shared = ask(bench, scene, "colors", of="gallery")
+    assert shared["rgb"] != own["rgb"] and "few" in shared["told"]
+
+
+def test_an_object_comes_as_mask_polygons_and_cutout(bench, scene):
+    answer = ask(bench, scene, "object", kind="head", layer=1, head=-1, keep=0.5, cutout=True)
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["mask"]))))
+    cutout = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["cutout"]))))
+    image = scene.picture.read()
+    assert cutout.shape == (*image.shape[:2], 4)
+    np.testing.assert_array_equal(cutout[..., 3] > 0, mask > 0)
+    np.testing.assert_array_equal(cutout[mask > 0][:, :3], image[mask > 0])
+    sides = [
+        ask(bench, scene, "object", kind="object", **{side: True}) for side in ("whole", "other")
+    ]
+    both = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one["mask"])))) for one in sides]
+    assert ((both[0] > 0) ^ (both[1] > 0)).all(), "the two sides make the whole picture"
+
+
+# -- neighbors ----------------------------------------------------------------------------------
+
+
+def test_the_whole_picture_as_a_box_has_the_picture_itself_first(bench, scene):
+    whole = {"left": 0, "top": 0, "right": 1, "bottom": 1}
+    found = ask(bench, scene, "near", box=whole)["neighbors"]
+    assert found[0]["row"] == 3 and found[0]["score"] == pytest.approx(1, abs=1e-4)
+    assert all(one["row"] != 3 for one in ask(bench, scene, "near")["neighbors"])
+
+
+def test_a_filter_leaves_what_it_names(bench, scene):
+    labels = bench.gallery_at(scene.gallery).images["label"]
+    columns = ask(bench, scene, "filters")["columns"]
+    assert columns["label"] == sorted(set(labels))
+    found = ask(bench, scene, "near", column="label", value=columns["label"][0])["neighbors"]
+    wanted = set(np.flatnonzero(labels == columns["label"][0])) - {3}
+    assert {one["row"] for one in found} == wanted
+
+
+def test_a_patch_finds_itself_once_the_gallery_holds_patches(bench, scene, root):
+    middle = {"x": 0.5, "y": 0.5}
+    with pytest.raises(UserError, match="--patches"):
+        ask(bench, scene, "near", patch=middle)
+    gallery = Gallery.open(root / "galleries/few")
+    build_patches(gallery, load_model(str(root / MODEL), device="cpu"), per_image=None, workers=0)
+    hits = ask(bench, scene, "near", patch=middle)["neighbors"]
+    assert hits[0]["row"] == 3 and hits[0]["score"] == pytest.approx(1, abs=0.01)
+    left, top, right, bottom = hits[0]["patch"]
+    assert left <= 0.5 <= right and top <= 0.5 <= bottom
+
+
+# -- clips --------------------------------------------------------------------------------------
+
+CLIP = {"every": 1, "frames": 8, "layer": -1, "smoothing": 0, "opacity": 0.5, "colormap": "inferno"}
+
+
+@pytest.fixture
+def files(root: Path) -> list[dict[str, str]]:
+    """Four frames as a visitor's uploads."""
+    found = []
+    for at in range(4):
+        path = root / "uploads" / f"frame{at}.png"
+        Image.fromarray(open_source(f"scenes:{at}-{at + 1}").image(0)).resize((40, 32)).save(path)
+        found.append({"path": str(path), "name": f"holiday {at}.png"})
+    return found
+
+
+def test_a_clip_leaves_nothing_behind(bench, scene, files, root):
+    before = sorted(root.joinpath("uploads").iterdir())
+    answer = ask(bench, scene, "clip", files=files, **CLIP)
+    assert answer["kind"] in ("video/mp4", "image/webp") and answer["told"].startswith("4 frames")
+    with pytest.raises(UserError) as error:
+        ask(bench, scene, "clip", files=files[:1], **CLIP | {"layer": 99})
+    assert str(root) not in str(error.value)
+    assert sorted(root.joinpath("uploads").iterdir()) == before
+
+
+def test_a_clip_is_cancelled_in_line_and_while_it_is_looked_at(bench, scene, files):
+    question = Question({"files": files, **CLIP})
+    bench.cancel("early")
+    with pytest.raises(UserError, match="cancelled"):
+        bench.ask(scene, "clip", question, "early")
+    assert bench.job("early") is None
+
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            bench.ask(scene, "clip", question, "late")
+        except UserError as error:
+            told.append(str(error))
+
+    with bench._compute:  # as if another answer were being made
+        thread = threading.Thread(target=run)
+        thread.start()
+        while bench.job("late") is None:
+            pass
+        bench.cancel("late")
+    thread.join()
+    assert told == ["cancelled; nothing was kept"]
+
+
+def test_numbers_of_cancelled_questions_do_not_pile_up(bench):
+    for number in range(1_000):
+        bench.cancel(f"never asked {number}")
+    assert len(bench._jobs) <= 256
+
+
+# -- pictures by name ---------------------------------------------------------------------------
+
+
+def test_a_picture_is_found_by_its_content(bench, scene):
+    sight = bench.look(scene.picture, MODEL, size=64)
+    assert bench.find(sight.content).row == 3
+    example = bench.look(from_example(bench.examples[0]), MODEL, size=64)
+    assert bench.find(example.content).title == bench.examples[0].title
+    with pytest.raises(UserError, match="add it"):
+        bench.find("0" * 32)
