@@ -10,10 +10,12 @@ Importing this module imports no torch. Computing is done one request at a time,
 
 import contextlib
 import math
+import re
 import threading
 import time
+import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ from dino_core.catalog.pictures import (
 from dino_core.catalog.questions import Job, Question, Scene
 from dino_core.errors import UserError
 from dino_core.gallery.listing import GalleryEntry, entry
+from dino_core.memory import share_heaps
 from dino_core.serving import is_inside
 
 if TYPE_CHECKING:
@@ -53,8 +56,8 @@ if TYPE_CHECKING:
 SHOWN_SIDE = 1400  # pixels on the long side of the photo that is sent back
 MODELS_KEPT = 3
 SIGHTS_KEPT = 24
-JOBS_KEPT = 256  # numbers of questions, some of them cancelled before they came
-TOKENS_KEPT = 4  # patch tokens of pictures: up to 25 MB each
+CANCELLED_KEPT = 256  # numbers of questions that were cancelled before they came
+TOKENS_KEPT = 2**28  # bytes of patch tokens: of a ViT-L at the largest usual size one picture's
 TEMPERATURE = 0.07  # of the neighbors' vote, as in dino_core.measures.knn
 
 
@@ -128,14 +131,16 @@ class Workbench:
         self._compute = threading.RLock()
         self._models: OrderedDict[tuple[str, str], Model] = OrderedDict()
         self._galleries: dict[str, tuple[float, Gallery]] = {}
-        self._sights: OrderedDict[tuple[str, str, int | None], Sight] = OrderedDict()
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._sights: OrderedDict[tuple[str, str, int | None, str], Sight] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
+        self._cancelled: OrderedDict[str, bool] = OrderedDict()
         self._tokens: OrderedDict[tuple[str, str, int | None], Tokens] = OrderedDict()
 
     # -- starting ---------------------------------------------------------------------------
 
     def start(self) -> None:
         """Import what is slow to import, and load the model, in the background."""
+        share_heaps()
         threading.Thread(target=self._start, name="workbench", daemon=True).start()
 
     def status(self) -> Status:
@@ -182,9 +187,9 @@ class Workbench:
         from dino_core.catalog.finding import content_hash
         from dino_core.lenses import LensPayload, look
 
-        with self._compute:
+        with self.computing():
             model = self._model(spec)
-            key = (picture.key, model.hash, size)
+            key = (picture.key, model.hash, size, model_title(spec))
             if key in self._sights:
                 self._sights.move_to_end(key)
                 return self._sights[key]
@@ -215,8 +220,8 @@ class Workbench:
 
         job = self._jobs.setdefault(number, Job())
         try:
-            with self._compute:
-                if job.cancelled:  # while it waited in line
+            with self.computing():
+                if job.cancelled or self._cancelled.pop(number, False):  # while it waited in line
                     raise UserError("cancelled; nothing was kept")
                 return answer(Desk(self, scene, job), about, question)
         finally:
@@ -228,21 +233,23 @@ class Workbench:
 
     def cancel(self, number: str) -> None:
         """Let the answer under this number be, also where it still waits to be begun."""
-        if number not in self._jobs:
-            _keep(self._jobs, number, Job(), JOBS_KEPT)
-        self._jobs[number].cancelled = True
+        if job := self._jobs.get(number):
+            job.cancelled = True
+        else:
+            _keep(self._cancelled, number, True, CANCELLED_KEPT)
 
     def tokens(self, picture: Picture, model: "Model", size: int | None) -> "Tokens":
-        """The patch tokens of a picture; those of the last few are kept."""
+        """The patch tokens of a picture; those of the last few are kept, 256 MB of them."""
         from dino_core.lenses.tokens import read_tokens
 
         key = (picture.key, model.hash, size)
-        if key in self._tokens:
-            self._tokens.move_to_end(key)
-        else:
-            tokens = read_tokens(model, load(picture), size=size)
-            _keep(self._tokens, key, tokens, TOKENS_KEPT)
-        return self._tokens[key]
+        if key not in self._tokens:
+            self._tokens[key] = read_tokens(model, load(picture), size=size)
+        self._tokens.move_to_end(key)
+        found = self._tokens[key]
+        while sum(_bytes(tokens) for tokens in self._tokens.values()) > TOKENS_KEPT:
+            self._tokens.popitem(last=False)
+        return found
 
     def neighbors(
         self,
@@ -265,7 +272,7 @@ class Workbench:
         from dino_core.gallery import region_features
 
         spec = self._spec(spec, names_allowed)
-        with self._compute:
+        with self.computing():
             opened, model = self.gallery_at(key), self._model(spec)
             if model.hash != opened.info.model_hash:
                 raise UserError(
@@ -298,6 +305,34 @@ class Workbench:
             neighbors=neighbors,
             vote=label_vote([n.label for n in neighbors], [n.score for n in neighbors]),
         )
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The one place where anything is computed: one visitor after the other.
+
+        Whatever goes wrong in the block is told as a sentence, the traceback in this program's
+        own output.
+        """
+        try:
+            with self._compute:
+                yield
+        except UserError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise UserError(
+                f"this could not be computed ({type(error).__name__}); the output of the program "
+                "that serves this page says more"
+            ) from None
+
+    def sentence(self, error: UserError) -> str:
+        """An error as a page may show it: each file and folder by its last name, no path."""
+        said = str(error)
+        named = (self.root, self.named_gallery, self.named_model)
+        root, gallery, model = (Path(path or "").resolve() for path in named)
+        for folder in (root, gallery.parent, model.parent):  # they may have spaces in them
+            said = said.replace(f"{folder}/", "")
+        return re.sub(r"(?<![\w.~])/(?:[^\s/]+/)+", "", said)
 
     # -- what is open -----------------------------------------------------------------------
 
@@ -370,7 +405,10 @@ class Workbench:
         if upload is not None:
             with contextlib.suppress(UserError):  # gone since, as uploads are
                 own.append(self.picture_named(upload))
-        opened = [self.gallery_at(gallery_key(path)) for path in self._gallery_paths()]
+        opened = []
+        for path in self._gallery_paths():
+            with contextlib.suppress(UserError):  # a damaged one has no pictures to give
+                opened.append(self.gallery_at(gallery_key(path)))
         picture = find(content, opened, self.examples, own)
         if picture is None:
             raise UserError(
@@ -397,6 +435,10 @@ class Workbench:
         """The model behind what was picked, kept open. Raises `UserError` where it may not be."""
         return self._model(self._spec(picked, names_allowed))
 
+    def is_open(self, spec: str) -> bool:
+        """Whether this model is kept open, so that a link to it downloads nothing."""
+        return any(kept == spec for kept, _ in self._models)
+
     def _spec(self, picked: str, names_allowed: bool) -> str:
         """The spelling for `load_model` of what was picked. Raises `UserError` where it may not."""
         if self.named_model and picked in (self.named_model, model_title(self.named_model)):
@@ -413,6 +455,10 @@ class Workbench:
             _keep(self._models, key, model, MODELS_KEPT)
         self._models.move_to_end(key)
         return self._models[key]
+
+
+def _bytes(tokens: "Tokens") -> int:
+    return tokens.patches.nbytes + tokens.keys.nbytes
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
