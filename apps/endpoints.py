@@ -24,10 +24,8 @@ import dataclasses
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -229,10 +227,10 @@ class Endpoints:
             self.bench.wait()
             pixels = self._pixels(image)
             spec = Question({"model": model}).text("model") or self.bench.named_model or ""
-            with self.bench._compute:
+            with self.bench.computing():
                 yield self.bench.open_model(spec, self._names_allowed(request)), pixels
         except UserError as error:
-            raise gr.Error(f"{self._without_paths(str(error))}.", print_exception=False) from None
+            raise gr.Error(f"{self.bench.sentence(error)}.", print_exception=False) from None
 
     def _names_allowed(self, request: gr.Request) -> bool:
         """Whether this program may name published models, which are downloaded."""
@@ -260,16 +258,6 @@ class Endpoints:
             raise UserError("there is no gallery here; make one with scripts/embed.py")
         titles = ", ".join(title for _, title in there)
         raise UserError(f"{name}: no gallery of that name here; there are {titles}")
-
-    def _without_paths(self, sentence: str) -> str:
-        """The sentence, each file and folder by its last name: a visitor is told no path."""
-        root, gallery, model = (
-            Path(path or "").resolve()
-            for path in (self.bench.root, self.bench.named_gallery, self.bench.named_model)
-        )
-        for folder in (root, gallery.parent, model.parent):  # they may have spaces in them
-            sentence = sentence.replace(f"{folder}/", "")
-        return re.sub(r"(?<![\w.~])/(?:[^\s/]+/)+", "", sentence)
 
 
 # -- values -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,7 @@ class LensPage:
             fill_width=True,
             delete_cache=(600, UPLOAD_SECONDS),
         ) as blocks:
-            self.shown = gr.State(None)
-            self.size = gr.State(None)
+            self.shown = gr.State(None)  # the scene that is drawn, whatever is picked by now
             self.address = gr.Textbox(visible=False)  # what the browser was opened with
             with gr.Row(elem_id="lens-bar"):
                 mounted("brand", elem_id="lens-brand", value=(ASSETS / "mark.svg").read_text())
@@ -117,8 +116,8 @@ class LensPage:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         pickers = [self.model, self.gallery]
-        outputs = [self.shown, self.size, self.stage, self.neighbors, self.status]
-        scene = [self.shown, self.size, *pickers]
+        outputs = [self.shown, self.stage, self.neighbors, self.status]
+        scene = [self.shown, self.gallery]
         compute: dict[str, Any] = {
             "outputs": outputs,
             "show_progress": "minimal",  # the place in line, beside the status
@@ -142,8 +141,8 @@ class LensPage:
         self.picker.upload(self.upload, pickers, **compute)
         self.picker.select(self.example, pickers, **compute)
         self.neighbors.select(self.neighbor, pickers, **compute)
-        self.model.input(self.again, scene, js=BUSY, **compute)
-        self.gallery.input(self.again, scene, js=BUSY, **compute)
+        self.model.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
+        self.gallery.input(self.beside, scene, js=BUSY, **compute)
         self.stage.submit(self.resize, scene, **compute)
         asking = {**compute, "outputs": [self.answers, self.status], "trigger_mode": "multiple"}
         self.stage.select(self.ask, scene, **asking)
@@ -159,10 +158,10 @@ class LensPage:
             link = catalog.Link.read(address)
             if link.view:
                 picture = self.bench.find(link.view.image, link.upload)
-                names = self._names(request)
+                names = self._names(request) and self.bench.is_open(link.view.model)
                 self.bench.look(picture, link.view.model, size=link.view.size, names_allowed=names)
         except UserError as error:
-            link, picture, problem = catalog.Link(), None, told("problem", f"{error}.")
+            link, picture, problem = catalog.Link(), None, self._problem(error)
         keys = [key for key, _ in self.bench.galleries()]
         gallery = link.gallery if link.gallery in keys else gallery
         model, size = (link.view.model, link.view.size) if link.view else (model, None)
@@ -173,37 +172,36 @@ class LensPage:
             yield *shown, problem or status, *(gr.Dropdown(**choices) for choices in pickers)
 
     def again(
-        self, shown: Any, size: int | None, model: str, gallery: str, request: gr.Request
+        self, shown: catalog.Scene | None, model: str, gallery: str, request: gr.Request
     ) -> Iterator[Any]:
-        """The same picture, seen by another model or beside another gallery."""
-        picture = shown or catalog.from_example(self.examples[0])
-        yield from self._show(picture, size, model, gallery, request)
+        """The same picture, seen by another model."""
+        picture = shown.picture if shown else catalog.from_example(self.examples[0])
+        yield from self._show(picture, shown.size if shown else None, model, gallery, request)
+
+    def beside(
+        self, shown: catalog.Scene | None, gallery: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """The same scene beside another gallery."""
+        if shown is None:
+            return gr.skip(), gr.skip(), gr.skip(), self._told()
+        near = self._near(shown.picture, shown.model, gallery, self._names(request))
+        return gr.skip(), gr.skip(), near, self._told()
 
     def resize(
-        self,
-        shown: Any,
-        size: int | None,
-        model: str,
-        gallery: str,
-        event: gr.EventData,
-        request: gr.Request,
+        self, shown: catalog.Scene | None, gallery: str, event: gr.EventData, request: gr.Request
     ) -> Iterator[Any]:
         """The same picture at another size."""
         try:
+            if shown is None:
+                raise UserError("there is no picture yet; choose one")
             size = catalog.Question(event._data or {}).whole("size", 1)
         except UserError as error:
-            yield unchanged(error)
+            yield self._unchanged(error)
         else:
-            yield from self.again(shown, size, model, gallery, request)
+            yield from self._show(shown.picture, size, shown.model, gallery, request)
 
     def ask(
-        self,
-        shown: Any,
-        size: int | None,
-        model: str,
-        gallery: str,
-        event: gr.EventData,
-        request: gr.Request,
+        self, shown: catalog.Scene | None, gallery: str, event: gr.EventData, request: gr.Request
     ) -> tuple[Any, Any]:
         """A question about the picture; the answer goes back under the question's number."""
         asked = catalog.Question(event._data or {})
@@ -212,10 +210,11 @@ class LensPage:
             number = asked.text("number")
             if shown is None:
                 raise UserError("there is no picture yet; choose one")
-            scene = catalog.Scene(shown, model or "", gallery, size, self._names(request))
+            scene = replace(shown, gallery=gallery, names_allowed=self._names(request))
             answer = self.bench.ask(scene, asked.text("about"), asked.part("details"), number)
         except UserError as error:
-            return {"number": number, "problem": str(error)}, told("problem", f"{error}.")
+            said = self.bench.sentence(error)
+            return {"number": number, "problem": said}, self._problem(error)
         return {"number": number, "answer": answer}, gr.skip()
 
     def upload(
@@ -224,7 +223,7 @@ class LensPage:
         try:
             picture = self.bench.picture_named(catalog.Question(event._data or {}))
         except UserError as error:
-            yield unchanged(error)
+            yield self._unchanged(error)
         else:
             yield from self._show(picture, None, model, gallery, request)
 
@@ -240,15 +239,14 @@ class LensPage:
         try:
             picture = self.bench.picture(str(event.key), int(event.row))
         except UserError as error:
-            yield unchanged(error)
+            yield self._unchanged(error)
         else:
             yield from self._show(picture, None, model, gallery, request)
 
     def how_far(self, event: gr.EventData) -> Any:
         """How far the answer is that the browser waits for under a number."""
         number = catalog.Question(event._data or {}).text("number")
-        job = self.bench.job(number)
-        return {"number": number, "job": vars(job)} if job else gr.skip()
+        return {"number": number, "job": vars(self.bench.job(number) or catalog.Job())}
 
     def cancel(self, event: gr.EventData) -> None:
         """Let the answer under a number be; whoever asked it is told so."""
@@ -279,13 +277,12 @@ class LensPage:
         try:
             sight = self.bench.look(picture, model or "", size=size, names_allowed=names)
         except UserError as error:
-            yield unchanged(error)
+            yield self._unchanged(error)
             return
-        drawing = drawn(picture, sight) | {"model": model or "", "size": size}
-        drawing |= self._tab_choices()
-        yield picture, size, drawing, gr.skip(), told("ready", sight.sentence)
-        near = self._near(picture, model or "", gallery, names)
-        yield gr.skip(), gr.skip(), gr.skip(), near, gr.skip()
+        scene = catalog.Scene(picture, model or "", gallery, size, sight.model_hash)
+        drawing = drawn(scene, sight) | self._tab_choices()
+        yield scene, drawing, gr.skip(), told("ready", sight.sentence)
+        yield gr.skip(), gr.skip(), self._near(picture, scene.model, gallery, names), gr.skip()
 
     def _names(self, request: gr.Request) -> bool:
         """Whether this visitor may type the names of published models."""
@@ -301,8 +298,16 @@ class LensPage:
         try:
             near = self.bench.neighbors(picture, model, gallery, k=NEIGHBORS, names_allowed=names)
         except UserError as error:
-            return {"sentence": f"{error}, or make one with this model:", "command": command}
+            said = self.bench.sentence(error)
+            return {"sentence": f"{said}, or make one with this model:", "command": command}
         return near.to_json() | {"command": command}
+
+    def _problem(self, error: UserError) -> dict[str, Any]:
+        return told("problem", f"{self.bench.sentence(error)}.")
+
+    def _unchanged(self, error: UserError) -> tuple[Any, ...]:
+        """Say what was wrong; picture, heads and neighbors stay as they were."""
+        return gr.skip(), gr.skip(), gr.skip(), self._problem(error)
 
     # -- values -----------------------------------------------------------------------------
 
@@ -377,14 +382,14 @@ def told(state: str, sentence: str) -> dict[str, Any]:
     return {"state": state, "sentence": sentence, "number": next(_numbers)}
 
 
-def unchanged(error: UserError) -> tuple[Any, ...]:
-    """Say what was wrong; picture, heads and neighbors stay as they were."""
-    return gr.skip(), gr.skip(), gr.skip(), gr.skip(), told("problem", f"{error}.")
-
-
-def drawn(picture: catalog.Picture, sight: catalog.Sight) -> dict[str, Any]:
+def drawn(scene: catalog.Scene, sight: catalog.Sight) -> dict[str, Any]:
     """What overlay.js draws, and the sizes at which the picture could be looked at."""
+    picture = scene.picture
+    kind, _, path = picture.key.partition(":")
     return {
+        "model": scene.model,
+        "size": scene.size,
+        "upload": {"path": path, "name": picture.title} if kind == "upload" else None,
         "key": picture.key.split(":")[0],
         "content": sight.content,
         "model_hash": sight.model_hash,

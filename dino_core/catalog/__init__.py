@@ -33,7 +33,7 @@ from dino_core.catalog.pictures import (
     load,
     uploaded,
 )
-from dino_core.catalog.questions import Question, Scene
+from dino_core.catalog.questions import Job, Question, Scene
 from dino_core.catalog.workbench import (
     Neighbor,
     Neighborhood,
@@ -48,6 +48,7 @@ __all__ = [
     "MAX_UPLOAD",
     "STARTER",
     "Example",
+    "Job",
     "Link",
     "ModelEntry",
     "Neighbor",

@@ -22,6 +22,7 @@ class Scene:
     model: str  # as picked or typed
     gallery: str | None = None  # public name
     size: int | None = None  # short side in pixels; None: the lens's default
+    model_hash: str = ""  # of the weights that drew it; "": any
     names_allowed: bool = True  # whether published model names may be typed here
 
 

@@ -50,8 +50,12 @@ class LensPayload:
 
     @classmethod
     def from_attention(cls, attention: Attention) -> "LensPayload":
-        """Code the maps of `attention`."""
+        """Code the maps of `attention`. Raises `UserError` where they are not finite."""
         maps = attention.maps.astype(np.float64)
+        if not np.isfinite(maps).all():
+            raise UserError(
+                f"{attention.model}: its attention is not a number; the weights are damaged"
+            )
         peak = maps.max(axis=(-2, -1))
         relative = maps / np.where(peak > 0, peak, 1)[..., None, None]
         return cls(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Tokens:
     """The tokens of one image after the final norm. D is the model's width, h x w its patch grid.
 
-    `patches` have length 1; how long each was before is in `norms`, where artefacts show.
+    `patches` have length 1; how long each was before is in `norms`, where artifacts show.
     """
 
     patches: np.ndarray  # float32 [h, w, D]

@@ -337,7 +337,10 @@ def test_sentences_lose_paths_and_keep_the_rest(endpoints: Any, tmp_path: Path) 
     root = tmp_path / "Jane Doe" / "root"
     root.mkdir(parents=True)
     bench = catalog.Workbench(root, model=str(tmp_path / "my weights" / "a.pth"))
-    told = endpoints.Endpoints(bench, "127.0.0.1", None)._without_paths
+
+    def told(sentence: str) -> str:
+        return bench.sentence(UserError(sentence))
+
     assert told(f"{root}/galleries/few: is empty") == "galleries/few: is empty"
     assert told(f"{tmp_path}/my weights/a.pth: is empty") == "a.pth: is empty"
     assert told("/usr/lib/x.so, /a: 3/4 of and/or; runs/a") == "x.so, /a: 3/4 of and/or; runs/a"

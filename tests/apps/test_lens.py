@@ -233,7 +233,7 @@ def test_a_path_from_the_browser_is_not_opened(lens_page: Any, root: Path) -> No
 
 
 def test_a_typed_model_path_is_not_opened(lens_page: Any) -> None:
-    [answer] = lens_page.again(None, None, "/etc/passwd", None, visitor())
+    [answer] = lens_page.again(None, "/etc/passwd", None, visitor())
     assert answer[-1]["state"] == "problem" and "not in the list" in answer[-1]["sentence"]
 
 
@@ -241,9 +241,9 @@ def test_on_a_network_typed_names_need_the_token(lens: ModuleType, root: Path) -
     options = lens.Options(root=root, host="0.0.0.0", token="secret")
     page = lens.LensPage(options)
     page.bench.start()
-    [answer] = page.again(None, None, "timm:no_such_model", None, visitor(token="guess"))
+    [answer] = page.again(None, "timm:no_such_model", None, visitor(token="guess"))
     assert "token" in answer[-1]["sentence"]
-    [answer] = page.again(None, None, "timm:no_such_model", None, visitor(token="secret"))
+    [answer] = page.again(None, "timm:no_such_model", None, visitor(token="secret"))
     assert "token" not in answer[-1]["sentence"] and answer[-1]["state"] == "problem"
 
 
@@ -253,12 +253,12 @@ def test_without_a_model_the_page_says_so(
     monkeypatch.setattr(entries, "STARTER", tmp_path / "none")
     page = lens.LensPage(lens.Options(root=tmp_path))
     page.bench.start()
-    [answer] = page.first(None, None, visitor())
-    assert "scripts/train.py" in answer[-1]["sentence"]
+    [(*_, status, _, _)] = page.first(None, None, "{}", visitor())
+    assert "scripts/train.py" in status["sentence"]
 
 
 def test_without_a_gallery_the_page_gives_the_command(lens_page: Any) -> None:
-    *_, (_, _, _, near, _) = lens_page.first("small.safetensors", None, visitor())
+    *_, (_, _, near, _, _, _) = lens_page.first("small.safetensors", None, "{}", visitor())
     assert near["command"].startswith("python scripts/embed.py")
 
 

@@ -3,14 +3,14 @@
 import base64
 import binascii
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from dino_core.catalog.answers.desk import Desk, encoded
-from dino_core.catalog.pictures import from_gallery
 from dino_core.catalog.questions import Question
 from dino_core.errors import UserError
 from dino_core.lenses import pca
-from dino_core.lenses.tokens import Tokens
+from dino_core.lenses.tokens import Tokens, read_tokens
 from dino_core.rng import permutation
 
 SAMPLE = 16  # images of a gallery that colors are fitted on: seconds on a laptop
@@ -58,12 +58,12 @@ def _of_gallery(desk: Desk, tokens: Tokens) -> Iterator[Tokens]:
     yield tokens
     gallery = desk.gallery
     for row in permutation(len(gallery), "gallery colors")[:SAMPLE]:
-        yield desk.tokens(from_gallery(gallery, desk.scene.gallery or "", int(row)))
+        with suppress(UserError):  # its file is gone
+            yield read_tokens(desk.model, gallery.image(int(row)), size=desk.scene.size)
 
 
 def _told(desk: Desk, question: Question) -> str:
     of = question.text("of")
     if of == "gallery":
-        count = min(SAMPLE, len(desk.gallery))
-        return f"Colors shared by this picture and {count} of {desk.gallery.name}"
+        return f"Colors shared by this picture and some of {desk.gallery.name}"
     return "Colors as kept" if of == "kept" else "Colors of this picture alone"

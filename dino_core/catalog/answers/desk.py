@@ -28,8 +28,14 @@ class Desk:
 
     @cached_property
     def model(self) -> "Model":
-        """The scene's model. Raises `UserError` where it may not be opened."""
-        return self.bench.open_model(self.scene.model, self.scene.names_allowed)
+        """The scene's model. Raises `UserError` where it may not be opened, or has trained on."""
+        model = self.bench.open_model(self.scene.model, self.scene.names_allowed)
+        if self.scene.model_hash not in ("", model.hash):
+            raise UserError(
+                f"{self.scene.model} has other weights by now than those that drew the picture; "
+                "choose the model or the picture again"
+            )
+        return model
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -46,10 +52,6 @@ class Desk:
     def tokens(self, picture: Picture | None = None) -> "Tokens":
         """The patch tokens of the scene's picture, or of another, by the scene's model."""
         return self.bench.tokens(picture or self.scene.picture, self.model, self.scene.size)
-
-    def other_model(self, spec: str) -> "Model":
-        """Another model, under the same rules as the scene's."""
-        return self.bench.open_model(spec, self.scene.names_allowed)
 
     def picture(self, named: Question) -> Picture:
         """The picture a question names: an example, one of a gallery, or the visitor's upload."""

@@ -9,7 +9,7 @@ from dino_core.lenses import look
 
 
 def health(desk: Desk, question: Question) -> dict[str, Any]:
-    """A row for each head, artefact tokens, and what it comes to in sentences."""
+    """A row for each head, artifact tokens, and what it comes to in sentences."""
     size = desk.scene.size
     attention = look(desk.model, desk.image, size=size)
     norms = checks.residual_norms(desk.model, desk.image, size=size)

@@ -7,16 +7,18 @@ import pandas as pd
 
 from dino_core.catalog.answers.desk import Desk
 from dino_core.catalog.answers.heads import coded
-from dino_core.catalog.pictures import from_gallery
 from dino_core.catalog.questions import Question
 from dino_core.catalog.workbench import Neighbor
 from dino_core.errors import UserError
+from dino_core.gallery.features import Features
 from dino_core.gallery.images import COLUMNS
 from dino_core.gallery.patches import PatchHits, patch_features
+from dino_core.gallery.queries import filtered
+from dino_core.lenses.tokens import read_tokens
 
 PATCH_NEIGHBORS = 12  # each is looked at, to draw where in it the patch's like is
 MOST_VALUES = 60  # of a column that can be filtered by: more are no choice
-LEAST_SIDE = 8  # pixels of a box
+MOST_LABELS = 1_000  # of the labels, as many as ImageNet has
 
 
 def near(desk: Desk, question: Question) -> dict[str, Any]:
@@ -49,44 +51,53 @@ def filters(desk: Desk, question: Question) -> dict[str, Any]:
 def choices(images: pd.DataFrame) -> dict[str, list[str]]:
     """Columns of few values, and these as text, sorted."""
     own = [name for name in images.columns if name not in COLUMNS or name in ("label", "split")]
-    texts = {name: sorted({str(value) for value in images[name].dropna()}) for name in own}
-    return {name: values for name, values in texts.items() if 1 < len(values) <= MOST_VALUES}
+    found = {}
+    for name in own:
+        values = sorted(map(str, _values(images, name)))
+        if 1 < len(values) <= (MOST_LABELS if name == "label" else MOST_VALUES):
+            found[name] = values
+    return found
+
+
+def _values(images: pd.DataFrame, column: str) -> list[Any]:
+    """What stands in a column, each once; lists and the like count as nothing."""
+    try:
+        return list(images[column].dropna().drop_duplicates())
+    except TypeError:
+        return []
 
 
 def _where(desk: Desk, question: Question) -> np.ndarray | None:
     """Which images may be found, bool [n]: those whose value in the column reads as was asked."""
     if "column" not in question:
         return None
-    column, value = question.text("column"), question.text("value")
+    column, text = question.text("column"), question.text("value")
     images = desk.gallery.images
     if column not in choices(images):
         raise UserError(f"{column}: not a column of {desk.gallery.name} to filter by")
-    return (images[column].notna() & (images[column].astype(str) == value)).to_numpy(bool)
+    wanted = [value for value in _values(images, column) if str(value) == text]
+    return filtered(images, column, wanted)
 
 
 def _box(desk: Desk, shares: Question) -> tuple[float, float, float, float]:
-    """The box in pixels of the picture; one too small to see anything in is refused."""
+    """The box in pixels of the picture; `region_features` refuses one that is too small."""
     height, width = desk.image.shape[:2]
     left, right = (shares.number(side, 0, 1) * width for side in ("left", "right"))
     top, bottom = (shares.number(side, 0, 1) * height for side in ("top", "bottom"))
-    if right - left < LEAST_SIDE or bottom - top < LEAST_SIDE:
-        raise UserError(f"the box is smaller than {LEAST_SIDE} pixels; draw a larger one")
     return left, top, right, bottom
 
 
 def _of_patch(desk: Desk, place: Question, where: np.ndarray | None) -> dict[str, Any]:
     """Images with a patch like the one at a place (`x`, `y` in shares), and where it is in them."""
-    opened, model = desk.gallery, desk.model
+    opened = desk.gallery
     patches = opened.patches
     if patches is None:
         raise UserError(
             f"{opened.name} holds no patches of its images; add them by running scripts/embed.py "
             "for it again with --patches 49"
         )
-    height, width = desk.image.shape[:2]
-    seen = patch_features(model, desk.image)
-    patch = seen.under(place.number("x", 0, 1) * width, place.number("y", 0, 1) * height)
-    hits = patches.search(patch, k=PATCH_NEIGHBORS, where=where)
+    patch = _patch(desk, place.number("x", 0, 1), place.number("y", 0, 1))
+    hits = patches.search(patch, k=PATCH_NEIGHBORS, where=_without_itself(desk, where))
     found = desk.bench.neighborhood(
         desk.scene.gallery or "",
         [
@@ -101,13 +112,38 @@ def _of_patch(desk: Desk, place: Question, where: np.ndarray | None) -> dict[str
     return found
 
 
+def _patch(desk: Desk, x: float, y: float) -> Features:
+    """The feature of the patch at shares of the picture, as a gallery holds patches.
+
+    Those are of the center crop; beside it the picture is seen whole, at the same scale.
+    """
+    height, width = desk.image.shape[:2]
+    seen = patch_features(desk.model, desk.image)
+    try:
+        return seen.under(x * width - 0.5, y * height - 0.5)  # pixel centers are whole numbers
+    except UserError:
+        tokens = read_tokens(desk.model, desk.image, size=desk.model.info.image_size)
+    rows, columns = tokens.grid
+    row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+    return Features(tokens.patches[row, column][None], seen.feature_hash, seen.model)
+
+
+def _without_itself(desk: Desk, where: np.ndarray | None) -> np.ndarray | None:
+    """Which images may be found, the picture itself left out where it is one of the gallery."""
+    picture = desk.scene.picture
+    if picture.row is None or picture.gallery != desk.scene.gallery:
+        return where
+    allowed = np.ones(len(desk.gallery), bool) if where is None else where.copy()
+    allowed[picture.row] = False
+    return allowed
+
+
 def _where_in(desk: Desk, hits: PatchHits, at: int, vector_D: np.ndarray) -> dict[str, Any]:
     """Of one hit: its patch as shares of its image, and how alike all of its patches are."""
     row = int(hits.rows[at])
-    picture = from_gallery(desk.gallery, desk.scene.gallery or "", row)
-    native = desk.model.info.image_size
     try:
-        tokens = desk.bench.tokens(picture, desk.model, native)
+        image = desk.gallery.image(row)
+        tokens = read_tokens(desk.model, image, size=desk.model.info.image_size)
     except UserError:  # its file is gone: found it was all the same
         return {}
     height, width = tokens.source_size
