@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dino_core.catalog import Question, Scene, Workbench, from_example, from_gallery
+from dino_core.catalog.answers import near
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery, build, build_patches
@@ -217,3 +219,26 @@ def test_a_picture_is_found_by_its_content(bench, scene):
     assert bench.find(example.content).title == bench.examples[0].title
     with pytest.raises(UserError, match="add it"):
         bench.find("0" * 32)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-01"]),
+        np.array([0.1, 0.2, 0.1], np.float32),
+        np.array([1, 2, 1]),
+        ["a", None, "a b"],
+        [True, False, True],
+    ],
+)
+def test_every_value_that_is_offered_finds_its_images(values):
+    images = pd.DataFrame({"taken": values, "id": list("abc")})
+    offered = near.choices(images)["taken"]
+    found = {text: near.matching(images, "taken", text) for text in offered}
+    assert len(found) == 2 and all(rows.any() for rows in found.values())
+    assert sum(rows.sum() for rows in found.values()) == images["taken"].notna().sum()
+
+
+def test_columns_of_lists_and_of_many_values_are_not_offered():
+    images = pd.DataFrame({"tags": [["a"], ["b"]] * 50, "note": [f"n{at}" for at in range(100)]})
+    assert near.choices(images.assign(label=images["note"])) == {"label": sorted(images["note"])}

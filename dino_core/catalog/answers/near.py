@@ -59,12 +59,16 @@ def choices(images: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
+def matching(images: pd.DataFrame, column: str, text: str) -> np.ndarray:
+    """The images whose value in a column reads as `text`, bool [n]."""
+    wanted = [value for value in _values(images, column) if str(value) == text]
+    return filtered(images, column, wanted)
+
+
 def _values(images: pd.DataFrame, column: str) -> list[Any]:
     """What stands in a column, each once; lists and the like count as nothing."""
-    try:
-        return list(images[column].dropna().drop_duplicates())
-    except TypeError:
-        return []
+    values = list(images[column].dropna().drop_duplicates())
+    return values if all(map(pd.api.types.is_scalar, values)) else []
 
 
 def _where(desk: Desk, question: Question) -> np.ndarray | None:
@@ -75,8 +79,7 @@ def _where(desk: Desk, question: Question) -> np.ndarray | None:
     images = desk.gallery.images
     if column not in choices(images):
         raise UserError(f"{column}: not a column of {desk.gallery.name} to filter by")
-    wanted = [value for value in _values(images, column) if str(value) == text]
-    return filtered(images, column, wanted)
+    return matching(images, column, text)
 
 
 def _box(desk: Desk, shares: Question) -> tuple[float, float, float, float]:
