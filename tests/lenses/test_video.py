@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dino_core.errors import UserError
+from dino_core.lenses import frames as frames_module
 from dino_core.lenses import look, render, video
 from dino_core.lenses.colormap import table
-from dino_core.lenses.video import Cancelled, Clip, look_at_clip, read_frames, smoothed, write
+from dino_core.lenses.frames import Cancelled, read_frames
+from dino_core.lenses.video import Clip, look_at_clip, smoothed, write
 
 COLORS = np.array([[200, 40, 40], [40, 160, 60], [50, 60, 190], [220, 210, 60]], np.uint8)
 
@@ -315,7 +317,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     folder = save_folder(tmp_path / "frames", [striped(t) for t in (2, 0, 1)], ["f10", "f1", "f9"])
     (folder / "notes.txt").write_text("no picture")
     frames = read_frames(folder)
-    assert (frames.expected, frames.rate, frames.note) == (3, video.FOLDER_RATE, "")
+    assert (frames.expected, frames.rate, frames.note) == (3, frames_module.FOLDER_RATE, "")
     for _ in range(2):  # it can be gone through again
         np.testing.assert_array_equal(list(frames), [striped(0), striped(1), striped(2)])
 
@@ -407,7 +409,7 @@ def test_damage_in_the_middle_is_told_from_the_end(tmp_path):
 
 def test_frames_of_another_size_are_named(tmp_path):
     folder = save_folder(tmp_path / "frames", [striped(0), striped(1), striped(2, 40, 40)])
-    with pytest.raises(UserError, match="frame 2 is 40 x 40 px, the first is 64 x 32"):
+    with pytest.raises(UserError, match=r"2\.png is 40 x 40 px, the first is 64 x 32"):
         list(read_frames(folder))
 
 
@@ -427,7 +429,7 @@ def test_a_list_that_names_other_files_is_not_followed(tmp_path, name, text):
 
 def test_frames_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
     paths = sources(tmp_path, [striped(t) for t in range(2)])
-    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 32 * 64 - 1)
+    monkeypatch.setattr(frames_module, "MAX_FRAME_PIXELS", 32 * 64 - 1)
     for path in paths:
         with pytest.raises(UserError, match=r"64 x 32 p"):
             read_frames(path)
