@@ -54,6 +54,7 @@ class View:
     size: int | None = None  # short side in pixels; None: the lens's default
     query: tuple[int, int] | None = None  # (row, column) of the patch that looks; None: CLS
     rollout: bool = False  # all layers and heads in one map; then layer and head do not matter
+    similar: bool = False  # how alike the patch at `query` is to all others; then no head matters
     mode: str = "heat"  # or "masked", "spotlight", "colored" (all heads' masks at once)
     keep: float | None = 0.6  # share of the mass in the mask, 0..1; None: all, and no outline
     opacity: float = 0.6  # 0..1
@@ -66,6 +67,8 @@ class View:
         for name, (is_right, _) in _CHECKS.items():
             if not is_right(getattr(self, name)):
                 raise UserError(_refusal(name, getattr(self, name)))
+        if self.similar and self.query is None:
+            raise UserError("view: similar is true, but query names no patch to be similar to")
 
     def to_json(self) -> str:
         """All fields as one JSON object."""
@@ -219,6 +222,8 @@ class _Seen:
         from dino_core.lenses.paint import brightest
 
         attention = _attention(view, image, model)
+        if view.similar:
+            return cls(attention, *_similar(view, image, model))
         payload = LensPayload.from_attention(attention)
         keep = 1.0 if view.keep is None else view.keep
         maps, masks = payload.maps()[0], payload.mass_mask(keep)[0]
@@ -240,7 +245,7 @@ def _attention(view: View, image: np.ndarray, model: "Model") -> "Attention":
             f"{model.spec}: has other weights than this view was made with "
             f"({model.hash[:8]}, not {view.model_hash[:8]}); open the model {view.model}"
         )
-    if view.rollout:
+    if view.rollout and not view.similar:
         from dino_core.lenses.rollout import rollout
 
         fed = plan(model, image.shape[0], image.shape[1], size=view.size)
@@ -262,11 +267,24 @@ def _attention(view: View, image: np.ndarray, model: "Model") -> "Attention":
     return attention.select([view.layer])
 
 
+def _similar(view: View, image: np.ndarray, model: "Model") -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of the patch at `view.query` with all, float32 [1, h, w], and which are kept."""
+    from dino_core.lenses.paint import liking
+    from dino_core.lenses.similarity import similarity
+    from dino_core.lenses.tokens import read_tokens
+
+    assert view.query is not None  # a view is checked when it is made
+    cosines = similarity(read_tokens(model, image, size=view.size), *view.query)
+    shown, mask = liking(cosines, 1.0 if view.keep is None else view.keep)
+    return shown[None].astype(np.float32), mask[None]
+
+
 def _drawn(view: View, image: np.ndarray, seen: _Seen) -> np.ndarray:
     """The picture, uint8 [H, W, 3]."""
     from dino_core.lenses.paint import Style, painted, painted_heads, staged, with_patch
 
     counts = seen.mask.sum(axis=(-2, -1)).tolist()
+    by_head = view.mode == "colored" and not view.similar
     style = Style(
         mode="heat" if view.mode == "colored" else view.mode,
         opacity=view.opacity,
@@ -275,7 +293,7 @@ def _drawn(view: View, image: np.ndarray, seen: _Seen) -> np.ndarray:
         outline=view.outline and view.keep is not None,
     )
     photo = staged(image)
-    if view.mode == "colored":
+    if by_head:
         picture = painted_heads(photo, seen.shown, style, counts)
     else:
         picture = painted(photo, seen.shown[0], style, counts[0])
@@ -370,6 +388,7 @@ _CHECKS: dict[str, tuple[Check, str]] = {
     "size": (_or_none(_whole_from(1)), f"a number of pixels from 1 to {LARGEST:,}, or none"),
     "query": (_or_none(_pair_of(_whole_from(0))), "a patch's row and column, or none"),
     "rollout": (_is_flag, "true or false"),
+    "similar": (_is_flag, "true or false"),
     "mode": (lambda v: v in MODES, f"one of {', '.join(MODES)}"),
     "keep": (_or_none(_is_share), "between 0 and 1, or none"),
     "opacity": (_is_share, "between 0 and 1"),
@@ -432,6 +451,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "size": _whole,
     "query": _place,
     "rollout": _flag,
+    "similar": _flag,
     "keep": _number,
     "opacity": float,
     "smooth": _flag,

@@ -1,5 +1,6 @@
 """A view survives JSON, URL and PNG unchanged, and gives the same picture again."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -12,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dino_core.catalog.answers.heads import coded
 from dino_core.errors import UserError
 from dino_core.lenses import LensPayload, look, mass_mask, paint
 from dino_core.lenses.colormap import ANCHORS
 from dino_core.lenses.paint import Style
+from dino_core.lenses.similarity import similarity
+from dino_core.lenses.tokens import read_tokens
 from dino_core.models import Model, ModelInfo, create_backbone
 from dino_core.views import COLORMAPS, MODES, View, export, exported, read_view, zipped
 from dino_core.views import render as render_view
@@ -24,7 +28,9 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 80, 3), np.uint8)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 views = st.builds(
-    View,
+    lambda *, similar, query, **fields: View(
+        query=query, similar=similar and query is not None, **fields
+    ),
     image=st.text(max_size=40),
     model=st.text(min_size=1, max_size=40),
     model_hash=st.text("0123456789abcdef", max_size=32),
@@ -33,6 +39,7 @@ views = st.builds(
     size=st.none() | st.integers(1, 4000),
     query=st.none() | st.tuples(st.integers(0, 300), st.integers(0, 300)),
     rollout=st.booleans(),
+    similar=st.booleans(),
     mode=st.sampled_from(MODES),
     keep=st.none() | st.floats(0, 1),
     opacity=st.floats(0, 1),
@@ -162,6 +169,7 @@ def test_json_made_to_break_a_reader_is_a_sentence(text):
         ("image=a&model=m&query=1,-2", r"query is \(1, -2\)"),
         ("image=a&model=m&selection=1,2;3", "selection is '1,2;3'"),
         ("image=a&model=m&selection=1,inf", "finite numbers"),
+        ("image=a&model=m&similar=true", "similar is true, but query names no patch"),
     ],
 )
 def test_a_broken_query_is_a_sentence(query, says):
@@ -230,6 +238,46 @@ def test_a_rollout_is_of_all_layers_and_heads(model):
     assert render_view(other, IMAGE, model).tobytes() != first
 
 
+@pytest.mark.parametrize("keep", [0.25, 0.6, 1.0])
+def test_what_is_like_a_patch_is_drawn_and_exported(model, keep):
+    view = View("a", "tiny", size=32, query=(2, 3), similar=True, keep=keep, mode="masked")
+    patches = read_tokens(model, IMAGE, size=32).patches.astype(np.float64)
+    lengths = np.linalg.norm(patches, axis=-1)
+    cosines = patches @ patches[2, 3] / lengths / lengths[2, 3]
+    span = cosines.max() - cosines.min()
+    codes = np.rint(255 * (cosines - cosines.min()) / span)
+    files = exported(view, IMAGE, model)
+    with np.load(io.BytesIO(files["attention.npz"]), allow_pickle=False) as arrays:
+        np.testing.assert_allclose(arrays["shown"][0], cosines, atol=0.51 * span / 255)
+        assert arrays["shown"][0, 2, 3] == pytest.approx(1) == arrays["shown"].max()
+        np.testing.assert_array_equal(arrays["mask"][0], codes / 255 >= 1 - keep)
+        assert arrays["maps"].shape == (3, *cosines.shape), "the heads' attention from the patch"
+    style = Style("masked")
+    expected = paint.painted(
+        paint.staged(IMAGE), codes, style, int((codes / 255 >= 1 - keep).sum())
+    )
+    expected = paint.with_patch(expected, (2, 3), cosines.shape)
+    theirs = np.asarray(Image.open(io.BytesIO(files["view.png"]))).astype(int)
+    assert (np.abs(theirs - expected).max(axis=-1) <= 1).mean() > 0.999
+
+
+def test_a_page_and_a_view_code_cosines_alike(model):
+    cosines = similarity(read_tokens(model, IMAGE, size=32), 1, 4)
+    told = coded(cosines)
+    codes = np.frombuffer(base64.b64decode(told["codes"]), np.uint8).reshape(told["grid"])
+    shown, mask = paint.liking(cosines, 0.3)
+    decoded = told["low"] + (told["high"] - told["low"]) * (codes / 255)
+    np.testing.assert_allclose(shown, decoded, atol=1e-7)
+    np.testing.assert_array_equal(mask, codes / 255 >= 1 - 0.3)
+
+
+def test_similar_patches_have_no_heads_and_no_rollout(model):
+    base = View("a", "tiny", size=32, query=(2, 3), similar=True)
+    first = render_view(base, IMAGE, model).tobytes()
+    for change in ({"head": 1}, {"rollout": True}, {"mode": "colored"}, {"layer": 0}):
+        assert render_view(dataclasses.replace(base, **change), IMAGE, model).tobytes() == first
+
+
 PLAIN = View("a", "tiny", head=1, size=32)
 
 
@@ -244,6 +292,7 @@ def plain(model) -> bytes:
         {"layer": 0}, {"head": 2}, {"keep": None}, {"opacity": 0.1}, {"colormap": "magma"},
         {"mode": "masked"}, {"mode": "spotlight"}, {"mode": "colored"}, {"smooth": False},
         {"outline": False}, {"query": (1, 1)}, {"size": 16},
+        {"query": (1, 1), "head": None, "similar": True},
     ],
 )  # fmt: skip
 def test_every_field_shows(model, plain, change):
@@ -261,6 +310,7 @@ def test_every_field_shows(model, plain, change):
         ({"colormap": "jet"}, "must be one of inferno"),
         ({"query": (40, 0)}, "40"),
         ({"query": (40, 0), "rollout": True}, "40"),
+        ({"query": (40, 0), "similar": True}, "40"),
     ],
 )
 def test_a_view_that_does_not_fit_is_refused(model, change, says):

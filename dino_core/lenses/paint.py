@@ -137,6 +137,17 @@ def brightest(attention: np.ndarray, count: int) -> np.ndarray:
     return inside
 
 
+def liking(cosines: np.ndarray, keep: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+    """A map of cosines [h, w] as a page gets and masks it: float64 [h, w], bool [h, w].
+
+    The cosines of one image lie close together, so they travel as 256 steps of the range they span,
+    and the mask keeps those in the upper `keep` (0..1) of it. Twin of `readCosines` in overlay.js.
+    """
+    shades = np.rint(255 * relative(cosines)).astype(np.float32) / np.float32(255)
+    low, high = float(cosines.min()), float(cosines.max())
+    return low + (high - low) * shades.astype(np.float64), shades.astype(np.float64) >= 1 - keep
+
+
 def alphas(opacity: float) -> np.ndarray:
     """How opaque each of 256 shades is, uint8: the photo shows where little attention lies."""
     low, high = opacity**2.4, opacity**0.5

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,10 +39,11 @@ def photo_of(height: int, width: int) -> np.ndarray:
 # -- the browser's twin -------------------------------------------------------------------------
 
 # Mounts the overlay as a page does, waits until it has drawn, and returns the drawing as a PNG.
-DRAW = """async ([payload, image, state, anchors]) => {
+DRAW = """async ([payload, image, state, anchors, alike]) => {
     Object.assign(LENS_COLORS, anchors);
     const element = document.body.appendChild(document.createElement("div"));
-    const lens = mountLens(element, {payload: bytesFromBase64(payload), image, state});
+    const ask = alike && (async () => ({payload, similarity: alike}));
+    const lens = mountLens(element, {payload: bytesFromBase64(payload), image, state, ask});
     await lens.ready;
     const frame = () => new Promise((done) => requestAnimationFrame(done));
     await frame();
@@ -59,7 +61,7 @@ def drawn(page):
     page.add_script_tag(path=str(OVERLAY))
 
     def draw(
-        payload: LensPayload, photo: np.ndarray, head: int, style: Style, **more: str
+        payload: LensPayload, photo: np.ndarray, head: int, style: Style, alike=None, **more: Any
     ) -> np.ndarray:
         file = io.BytesIO()
         Image.fromarray(photo).save(file, "PNG", compress_level=1)
@@ -67,7 +69,7 @@ def drawn(page):
         state |= more
         image = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
         codes = base64.b64encode(payload.to_bytes()).decode()
-        answer = page.evaluate(DRAW, [codes, image, state, ANCHORS])
+        answer = page.evaluate(DRAW, [codes, image, state, ANCHORS, alike])
         png = base64.b64decode(answer.partition(",")[2])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
@@ -111,6 +113,21 @@ def test_all_heads_at_once_are_drawn_alike(drawn):
     counts = payload.mass_mask(0.4)[0].sum(axis=(-2, -1)).tolist()
     ours = painted_heads(photo, payload.maps()[0], style, counts)
     check_alike(ours, drawn(payload, photo, 1, style, mode="colored"))
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6])
+def test_what_is_like_a_patch_is_drawn_alike(drawn, keep):
+    photo, style = photo_of(450, 1200), Style("masked", 0.7, keep)
+    codes = np.random.default_rng(4).integers(0, 256, GRID, dtype=np.uint8)
+    codes.flat[:2] = 0, 255
+    sent = {"grid": GRID, "low": 0.25, "high": 1.0, "codes": base64.b64encode(codes).decode()}
+    cosines = (0.25 + 0.75 * (codes / 255)).astype(np.float32)
+    shown, mask = paint.liking(cosines, keep)
+    np.testing.assert_array_equal(mask, codes / 255 >= 1 - keep)
+    ours = paint.with_patch(painted(photo, shown, style, int(mask.sum())), (3, 4), GRID)
+    patch = {"row": 3, "column": 4}
+    theirs = drawn(payload_of(), photo, -2, style, sent, **{"from": "patch", "patch": patch})
+    check_alike(ours, theirs)
 
 
 MARK = """([width, height, row, column, h, w]) => {
