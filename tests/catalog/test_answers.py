@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from dino_core.catalog import Question, Scene, Workbench, from_example, from_gallery
-from dino_core.catalog.answers import near
+from dino_core.catalog.answers import clips, near
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery, build, build_patches
+from dino_core.lenses import video
 from dino_core.lenses.pca import PcaBasis
 from dino_core.lenses.tokens import read_tokens
 from dino_core.models import ModelInfo, create_backbone, load_model, save_weights
@@ -176,6 +177,103 @@ def test_a_clip_leaves_nothing_behind(bench, scene, files, root):
         ask(bench, scene, "clip", files=files[:1], **CLIP | {"layer": 99})
     assert str(root) not in str(error.value)
     assert sorted(root.joinpath("uploads").iterdir()) == before
+
+
+def refused(bench: Workbench, scene: Scene, files: list[dict[str, str]], **details: Any) -> str:
+    """The sentence that a clip is refused with; no path of ours is in it, and nothing stays."""
+    before = sorted(bench.uploads.iterdir())
+    with pytest.raises(UserError) as error:
+        ask(bench, scene, "clip", files=files, **CLIP | details)
+    text = str(error.value)
+    assert str(bench.uploads) not in text and "dino-clip" not in text and "\n" not in text
+    assert "\0" not in text and sorted(bench.uploads.iterdir()) == before
+    return text
+
+
+def test_a_damaged_frame_is_called_what_its_owner_calls_it(bench, scene, files):
+    Path(files[2]["path"]).write_bytes(Path(files[2]["path"]).read_bytes()[:60])
+    assert refused(bench, scene, files).startswith("holiday 2.png: ")
+    Image.new("RGB", (8, 8)).save(files[2]["path"])
+    assert "holiday 2.png is 8 x 8 px, the first is 40 x 32" in refused(bench, scene, files)
+    Path(files[0]["path"]).write_bytes(b"none")
+    files[0]["name"] = "one\0two\n.png"
+    assert refused(bench, scene, files).startswith("onetwo.png: ")
+    assert refused(bench, scene, files[:1]).startswith("onetwo.png: ")
+
+
+@pytest.mark.parametrize("name", ["a.p\0ng", "\n", "", "a." + "x" * 4_000, "../../a.png", "a"])
+def test_any_name_will_do(bench, scene, files, name):
+    for few in (files[:1], files):
+        few[0]["name"] = name
+        answer = ask(bench, scene, "clip", files=few, **CLIP)
+        assert answer["told"].startswith(f"{len(few)} frames")
+
+
+def test_what_leaves_frames_out_is_told_without_a_path(bench, scene, files):
+    note = ask(bench, scene, "clip", files=files, **CLIP | {"frames": 2})["note"]
+    assert note.startswith("only the first 2 of 4 frames")
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".webp"])
+def test_a_clip_that_cannot_be_written_is_told_without_a_path(
+    bench, scene, files, monkeypatch, ending
+):
+    monkeypatch.setattr(clips, "_ending", lambda: ending)
+    monkeypatch.setattr(video, "ENCODERS", ("none",))
+    monkeypatch.setattr(video, "MAX_HELD", 3 * 40 * 32 * 4 - 1)
+    monkeypatch.setattr(clips, "_side", lambda *asked: 640)
+    text = refused(bench, scene, files)
+    assert ("no encoder" if ending == ".mp4" else "attention.webp: 4 frames of 40 x 32") in text
+
+
+def test_what_is_written_fits_into_an_animation_before_it_is_looked_at(
+    bench, scene, files, monkeypatch
+):
+    """The frames are made smaller than 40 x 32 px where four of those would not fit."""
+    monkeypatch.setattr(clips, "_ending", lambda: ".webp")
+    monkeypatch.setattr(video, "MAX_HELD", 3 * 20 * 20 * 4)
+    answer = ask(bench, scene, "clip", files=files, **CLIP | {"frames": 4})
+    with Image.open(io.BytesIO(base64.b64decode(answer["clip"]))) as made:
+        assert (made.size, made.n_frames) == ((20, 16), 4)
+
+
+def test_the_most_that_can_be_asked_for_fits():
+    for frames in range(1, clips.MOST_FRAMES + 1):
+        side = clips._side(".webp", frames)
+        assert frames * side * side * 3 <= video.MAX_HELD and 600 <= side <= clips.LONG_SIDE
+
+
+def test_files_of_a_clip_take_no_second_place_on_the_disk(bench, scene, files, monkeypatch):
+    kept = []
+    take = clips._take
+
+    def taking(upload: Path, ours: Path, name: str) -> None:
+        take(upload, ours, name)
+        kept.append((ours.samefile(upload), ours.read_bytes() == upload.read_bytes()))
+
+    monkeypatch.setattr(clips, "_take", taking)
+    ask(bench, scene, "clip", files=files, **CLIP)
+    assert kept == [(True, True)] * 4
+
+    def no_link(*paths: Path) -> None:
+        raise OSError("another disk")
+
+    kept.clear()
+    monkeypatch.setattr(clips.os, "link", no_link)
+    ask(bench, scene, "clip", files=files, **CLIP)
+    assert kept == [(False, True)] * 4
+
+
+def test_a_file_named_twice_and_too_many_bytes_are_refused(bench, scene, files, monkeypatch):
+    again = Path(files[0]["path"])
+    again = again.parent / ".." / again.parent.name / again.name  # the same by another spelling
+    text = refused(bench, scene, [*files, {"path": str(again), "name": "again.png"}])
+    assert text == "again.png: named twice; choose each picture once"
+    size = sum(Path(file["path"]).stat().st_size for file in files)
+    monkeypatch.setattr(clips, "MOST_BYTES", size)
+    ask(bench, scene, "clip", files=files, **CLIP)
+    monkeypatch.setattr(clips, "MOST_BYTES", size - 1)
+    assert "MB in 4 files, the limit is 0 MB" in refused(bench, scene, files)
 
 
 def test_a_clip_is_cancelled_in_line_and_while_it_is_looked_at(bench, scene, files):

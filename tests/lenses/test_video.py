@@ -2,6 +2,7 @@
 
 import sys
 import weakref
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
@@ -433,6 +434,92 @@ def test_frames_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
     for path in paths:
         with pytest.raises(UserError, match=r"64 x 32 p"):
             read_frames(path)
+
+
+def test_a_caller_may_allow_larger_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames_module, "MAX_FRAME_PIXELS", 32 * 64 - 1)
+    for path in sources(tmp_path, [striped(t) for t in range(2)]):
+        assert len(list(read_frames(path, max_pixels=32 * 64))) == 2
+
+
+@pytest.mark.parametrize(("budget", "taken"), [(0, 1), (3, 1), (8, 2), (11, 2), (12, 3), (99, 3)])
+def test_a_clip_has_no_more_than_its_pixels_decoded(tmp_path, monkeypatch, budget, taken):
+    """Of 10 frames every 4th: three are taken, and the second costs what is skipped before it."""
+    for kind in ("_Video", "_Animation", "_Folder"):
+        monkeypatch.setattr(getattr(frames_module, kind), "budget", budget * 32 * 64)
+    folder, *whole = sources(tmp_path, [striped(t) for t in range(10)])
+    for path in whole:
+        frames = read_frames(path, every=4)
+        assert (frames.expected, len(list(frames))) == (taken, taken), path
+        assert ("million pixels in all" in frames.note) == (taken < 3)
+    assert len(list(read_frames(folder, every=4))) == min(3, max(1, budget))  # skips for nothing
+
+
+def with_aspect(path: Path, aspect: Fraction, side: int = 256) -> Path:
+    """A film whose header says how wide its pixels are; FFmpeg believes 255 : 1 from 255 px on."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = side, side, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for t in range(2):
+            frame = av.VideoFrame.from_ndarray(striped(t, side, side), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == aspect
+    return path
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"),
+    [
+        ((1, 1), (256, 256)),
+        ((4, 3), (192, 256)),  # wider pixels: fewer rows, never more columns
+        ((1, 2), (256, 128)),
+        ((4, 1), (64, 256)),
+        ((1, 4), (256, 64)),
+        ((5, 1), (256, 256)),  # damage, or a trap
+        ((255, 1), (256, 256)),
+        ((1, 255), (256, 256)),
+    ],
+)
+def test_pixels_that_are_not_square_make_no_frame_larger(tmp_path, monkeypatch, aspect, size):
+    path, made = with_aspect(tmp_path / "a.mp4", Fraction(*aspect)), []
+    resize = frames_module.resized
+    monkeypatch.setattr(
+        frames_module, "resized", lambda *asked: made.append(resize(*asked)) or made[-1]
+    )
+    frames = read_frames(path)
+    assert frames.size == size and next(iter(frames)).shape == (*size, 3)
+    assert max(picture.size for picture in made) <= 256 * 256 * 3
+
+
+@pytest.mark.parametrize("kind", ["a.webp", "a.gif", "a.mp4"])
+def test_what_is_skipped_asks_too(tmp_path, kind):
+    """A film of which every 9th frame is taken must not be deaf for eight frames."""
+    sources(tmp_path, [striped(t) for t in range(10)])
+    asked = []
+    taken = read_frames(tmp_path / kind, every=9).read(
+        lambda: len(asked) == 5 or asked.append(1) is not None
+    )
+    next(taken)
+    with pytest.raises(Cancelled):
+        next(taken)
+    assert len(asked) == 5
+
+
+def test_looking_and_writing_stop_between_frames_that_are_taken(model, tmp_path):
+    frames = read_frames(sources(tmp_path, [striped(t) for t in range(10)])[1], every=9)
+    seen = []
+    with pytest.raises(Cancelled):
+        look_at_clip(
+            model, frames, size=32, progress=lambda *so: seen.append(so), cancelled=after(6)
+        )
+    assert len(seen) == 1
+    clip, seen = look_at_clip(model, frames, size=32), []
+    with pytest.raises(Cancelled):
+        write(clip, tmp_path / "made", progress=lambda *so: seen.append(so), cancelled=after(6))
+    assert len(seen) == 1 and not (tmp_path / "made").exists()
 
 
 def test_nothing_to_read(tmp_path):
