@@ -54,40 +54,52 @@
     look();
   }
 
+  /** Look at the chosen clip. One that is being looked at gives way, and says nothing any more. */
   async function look() {
-    stop = new AbortController();
-    const {signal} = stop;
+    stop?.abort();
+    const mine = stop = new AbortController(), {signal} = mine, chosen = files;
+    const gone = new Promise((_, reject) => { signal.addEventListener("abort", () => reject(signal.reason)); });
+    const tell = (sentence) => { if (stop === mine && !signal.aborted) told.textContent = sentence; };
     [start.disabled, cancel.hidden, bar.hidden] = [true, false, false];
     bar.removeAttribute("value");
     try {
-      const sent = [];
-      for (const [at, file] of files.entries()) {
-        told.textContent = `Sending ${files.length > 1 ? `frame ${at + 1} of ${files.length}` : file.name} …`;
-        sent.push(await desk.upload(file));
-        if (signal.aborted) throw signal.reason;
-      }
+      const sent = await Promise.race([gone, send(chosen, signal, tell)]);
+      tell("waiting in line"); // until the server begins it, and can be asked how far it is
       const {head, ...rest} = state;
-      const answer = await desk.ask("clip", {...rest, files: sent, ...(head === "" ? {} : {head: Number(head)})}, {
+      const asked = desk.ask("clip", {...rest, files: sent, ...(head === "" ? {} : {head: Number(head)})}, {
         signal, told({done, total, message}) {
-          if (total) bar.value = done / total;
-          told.textContent = total ? `${message}: ${done} of ${total}` : message;
+          if (stop === mine && total) bar.value = done / total;
+          tell(total ? `${message}: ${done} of ${total}` : message);
         }});
-      show(answer);
+      const answer = await Promise.race([gone, asked]); // a cancelled one is not waited for
+      if (stop === mine) show(answer, chosen[0].name);
     } catch (error) {
-      told.textContent = signal.aborted ? "Cancelled." : `${error.message ?? "The clip could not be sent"}.`;
+      if (stop === mine) told.textContent = signal.aborted ? "Cancelled." : `${error.message ?? "The clip could not be sent"}.`;
     }
-    [start.disabled, cancel.hidden, bar.hidden] = [false, true, true];
+    if (stop === mine) [start.disabled, cancel.hidden, bar.hidden, stop] = [false, true, true, null];
   }
 
-  function show({clip, kind, told: sentence, note}) {
+  /** The files as the server names them; one that was chosen twice counts once. */
+  async function send(chosen, signal, tell) {
+    const sent = new Map();
+    for (const [at, file] of chosen.entries()) {
+      if (signal.aborted) break;
+      tell(`Sending ${chosen.length > 1 ? `frame ${at + 1} of ${chosen.length}` : file.name} …`);
+      const named = await desk.upload(file);
+      sent.set(named.path, named);
+    }
+    return [...sent.values()];
+  }
+
+  function show({clip, kind, told: sentence, note}, called) {
     const bytes = bytesFromBase64(clip);
     if (result) URL.revokeObjectURL(result.url);
     const url = URL.createObjectURL(new Blob([bytes], {type: kind}));
-    const name = `${fileName(files[0].name, "attention")}.${kind === "video/mp4" ? "mp4" : "webp"}`;
+    const name = `${fileName(called, "attention")}.${kind === "video/mp4" ? "mp4" : "webp"}`;
     result = {url, bytes, kind, name};
     shown.replaceChildren(kind === "video/mp4"
       ? lensNode("video", {src: url, controls: true, loop: true, autoplay: true, muted: true, playsinline: true})
-      : lensNode("img", {src: url, alt: `${files[0].name} under attention`}));
+      : lensNode("img", {src: url, alt: `${called} under attention`}));
     told.textContent = note ? `${sentence}. ${note}` : sentence;
     save.disabled = false;
   }
