@@ -213,8 +213,9 @@ class LensPage:
             scene = replace(shown, gallery=gallery, names_allowed=self._names(request))
             answer = self.bench.ask(scene, asked.text("about"), asked.part("details"), number)
         except UserError as error:
-            said = self.bench.sentence(error)
-            return {"number": number, "problem": said}, self._problem(error)
+            problem = {"number": number, "problem": self.bench.sentence(error)}
+            wanted = not isinstance(error, catalog.Withdrawn)
+            return problem, self._problem(error) if wanted else gr.skip()
         return {"number": number, "answer": answer}, gr.skip()
 
     def upload(

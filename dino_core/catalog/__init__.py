@@ -33,7 +33,7 @@ from dino_core.catalog.pictures import (
     load,
     uploaded,
 )
-from dino_core.catalog.questions import Job, Question, Scene
+from dino_core.catalog.questions import Job, Question, Scene, Withdrawn
 from dino_core.catalog.workbench import (
     Neighbor,
     Neighborhood,
@@ -58,6 +58,7 @@ __all__ = [
     "Scene",
     "Sight",
     "Status",
+    "Withdrawn",
     "Workbench",
     "check_model",
     "examples",

@@ -26,6 +26,13 @@ class Scene:
     names_allowed: bool = True  # whether published model names may be typed here
 
 
+class Withdrawn(UserError):
+    """Whoever asked wants no answer any more; nothing to be alarmed about."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled; nothing was kept")
+
+
 @dataclass
 class Job:
     """An answer that takes long: how far it is, and whether its asker still wants it."""

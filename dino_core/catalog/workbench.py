@@ -39,7 +39,7 @@ from dino_core.catalog.pictures import (
     load,
     uploaded,
 )
-from dino_core.catalog.questions import Job, Question, Scene
+from dino_core.catalog.questions import Job, Question, Scene, Withdrawn
 from dino_core.errors import UserError
 from dino_core.gallery.listing import GalleryEntry, entry
 from dino_core.memory import share_heaps
@@ -222,7 +222,7 @@ class Workbench:
         try:
             with self.computing():
                 if job.cancelled or self._cancelled.pop(number, False):  # while it waited in line
-                    raise UserError("cancelled; nothing was kept")
+                    raise Withdrawn
                 return answer(Desk(self, scene, job), about, question)
         finally:
             self._jobs.pop(number, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_core.catalog.answers.desk import Desk, encoded
-from dino_core.catalog.questions import Question
+from dino_core.catalog.questions import Question, Withdrawn
 from dino_core.errors import UserError
 from dino_core.lenses import video
 from dino_core.lenses.frames import Cancelled, Frames, read_frames
@@ -38,7 +38,7 @@ def clip(desk: Desk, question: Question) -> dict[str, Any]:
         try:
             looked, made = _made(desk, question, frames, arrived.folder / f"attention{ending}")
         except Cancelled:
-            raise UserError("cancelled; nothing was kept") from None
+            raise Withdrawn from None
         return {
             "clip": encoded(made.read_bytes()),
             "kind": KINDS[ending],
