@@ -2,7 +2,7 @@
 
 (globalThis.lensTabs ??= []).push({id: "colors", title: "Colors", mount(home, desk) {
   const state = {of: "picture", foreground: false, opacity: 0.8, smooth: true, kept: null};
-  let photo = null, answer = null, asked = 0;
+  let photo = null, answer = null, asked = 0, failed = false;
 
   const of = lensSegments("Colors of", [["picture", "This picture"], ["gallery", "With gallery"], ["kept", "Kept"]],
     state.of, (value) => { state.of = value; refresh(); });
@@ -54,12 +54,14 @@
     const {of: fitted, foreground, kept: basis} = state;
     const number = (asked += 1);
     try {
-      const [picture, given] = await Promise.all([frame.photo(desk.picture().image),
+      const [picture, given] = await Promise.all([pictureAt(desk.picture().image),
         desk.ask("colors", {of: fitted, foreground, ...(fitted === "kept" ? {basis} : {})})]);
       if (number !== asked) return true;
-      [photo, answer] = [picture, given];
+      [photo, answer, failed] = [picture, given, false];
+      fitCanvas(frame.canvas, photo);
       frame.told.textContent = given.told;
     } catch {
+      if (number === asked) failed = true;
       return false; // the status line says why
     }
     paint();
@@ -82,5 +84,5 @@
   }
 
   refresh();
-  return {show: refresh};
+  return {show: refresh, failed: () => failed};
 }});

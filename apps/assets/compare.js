@@ -7,7 +7,7 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
 
 (globalThis.lensTabs ??= []).push({id: "compare", title: "Compare", mount(home, desk) {
   const lenses = [null, null];
-  let answer = null, chosen = null, asked = 0;
+  let answer = null, chosen = null, asked = 0, failed = false;
   let silent = 0; // while a side is brought to another picture, it does not move the other one
 
   // choosing the second model
@@ -83,9 +83,10 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
         "models, too.";
       return;
     }
-    const told = await desk.ask("compare", {model: spec});
+    const told = await answered(number, spec);
     if (number !== asked) return;
     const {image, title, payload} = desk.picture();
+    answer = told; // before the sides: should a later load fail, it is what they show
     silent += 1;
     try {
       await Promise.all([show(0, {payload: bytesFromBase64(payload), image, title}),
@@ -93,11 +94,20 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
     } finally {
       silent -= 1;
     }
-    if (number !== asked) return;
-    answer = told;
     root.classList.remove("compare-none");
-    offer();
+    if (number === asked) offer();
     follow(0);
+  }
+
+  async function answered(number, spec) {
+    try {
+      const told = await desk.ask("compare", {model: spec});
+      if (number === asked) failed = false;
+      return told;
+    } catch (error) {
+      if (number === asked) failed = true;
+      throw error;
+    }
   }
 
   function show(side, picture) {
@@ -112,15 +122,25 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
 
   /** Bring the other side to the partner of the head that `side` shows. */
   function follow(side) {
-    if (silent || !answer) return;
+    if (silent || !answer || !lenses[1]) return;
     const {layer, head} = lenses[side].state;
     const layers = side ? [answer.back[layer], layer] : [layer, answer.across[layer]];
     const link = answer.links.find(({first, second}) => first === layers[0] && second === layers[1]);
+    if (!link) return; // the other side's picture is on its way
     const pair = head < 0 ? null : link.pairs.find((heads) => heads[side] === head);
     const part = {layer: layers[1 - side], head: pair ? pair[1 - side] : LENS_MEAN};
     if (!side) for (const name of COMPARE_SHARED) part[name] = lenses[0].state[name];
     lenses[1 - side].apply(part);
+    lenses[1].apply({hues: huesOf(link)});
     tell(link, side, pair);
+  }
+
+  /** By each head of the right side, the head whose color it has: its partner's, else one of no head. */
+  function huesOf({pairs, alone: [left, right]}) {
+    const hues = [];
+    for (const [first, second] of pairs) hues[second] = first;
+    right.forEach((head, at) => { hues[head] = pairs.length + left.length + at; });
+    return hues;
   }
 
   function tell(link, side, pair) {
@@ -164,7 +184,7 @@ const COMPARE_TYPED = "typed"; // the choice that is no model
 
   chosen = another();
   load().catch(() => { chosen = null; return load(); });
-  return {show() {
+  return {failed: () => failed, show() {
     chosen ??= another();
     load().catch(() => {}); // the status line says why; what was there stays
   }};

@@ -14,13 +14,19 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+// What this browser keeps: nothing, where it lets no page keep anything.
+const store = {
+  read(name) { try { return localStorage.getItem(name); } catch { return null; } },
+  write(name, text) { try { localStorage.setItem(name, text); } catch { /* then not */ } },
+};
+
 // What the page was opened with, until its picture is there; and this browser's own uploads, so that
 // an address opened again finds them. `lensAddress` is what the server is told at the start.
 const lensUploads = {
-  read() { try { return JSON.parse(localStorage.getItem("dino-uploads")) ?? {}; } catch { return {}; } },
+  read() { try { return JSON.parse(store.read("dino-uploads")) ?? {}; } catch { return {}; } },
   keep(content, file) {
     const kept = Object.entries(this.read()).filter(([key]) => key !== content).slice(-19);
-    localStorage.setItem("dino-uploads", JSON.stringify(Object.fromEntries([...kept, [content, file]])));
+    store.write("dino-uploads", JSON.stringify(Object.fromEntries([...kept, [content, file]])));
   },
 };
 globalThis.lensAddress = () => {
@@ -34,9 +40,9 @@ function viewQuery({content, model, model_hash: hash, size}, state) {
   const set = (name, value, usual) => { if (value !== usual) query.set(name, value); };
   set("layer", state.layer, -1);
   if (state.head >= 0) query.set("head", state.head);
-  if (state.head === LENS_LIKE) query.set("similar", "true");
   if (size) query.set("size", size);
   if (state.from === "patch" && state.patch) query.set("query", `${state.patch.row},${state.patch.column}`);
+  if (state.head === LENS_LIKE && query.has("query")) query.set("similar", "true");
   if (state.from === "rollout") query.set("rollout", "true");
   set("mode", state.mode, "heat");
   set("keep", state.keep, 0.6);
@@ -71,7 +77,16 @@ function stateOf(search) {
   return state;
 }
 
-const busy = (on) => document.body.classList.toggle("lens-busy", on);
+// What the page waits for: a new look, until the status line tells of it, and questions, counted.
+// The parts of the page share it; a look that was begun elsewhere is known by its class.
+const waits = (globalThis.lensWaits ??= {look: false, questions: 0});
+function waiting(part) {
+  waits.look ||= !waits.questions && document.body.classList.contains("lens-busy");
+  Object.assign(waits, part);
+  document.body.classList.toggle("lens-busy", waits.look || waits.questions > 0);
+}
+const busy = (on) => waiting({look: on});
+globalThis.lensBusy = busy;
 
 /** Show a sentence in the status line without asking the server. */
 function say(state, sentence) {
@@ -96,9 +111,9 @@ function colors({element}) {
     button.textContent = on ? "☀" : "☾";
     button.title = on ? "Light colors" : "Dark colors";
     button.setAttribute("aria-label", button.title);
-    if (keep) localStorage.setItem("dino-theme", on ? "dark" : "light");
+    if (keep) store.write("dino-theme", on ? "dark" : "light");
   };
-  const asked = new URLSearchParams(location.search).get("__theme") ?? localStorage.getItem("dino-theme");
+  const asked = new URLSearchParams(location.search).get("__theme") ?? store.read("dino-theme");
   wear(asked ? asked === "dark" : dark(), false);
   element.firstChild.replaceChildren(button);
 }
@@ -139,7 +154,6 @@ function picker({element, props, trigger, upload}) {
       const {path} = await upload(file);
       choose(null);
       say("busy", `Looking at ${name} …`);
-      globalThis.lensSent = {path, name};
       trigger("upload", {path, name});
     } catch (error) {
       say("problem", `${name} could not be sent. Is the program still running?`);
@@ -183,8 +197,11 @@ function picker({element, props, trigger, upload}) {
   });
 }
 
-// Questions to the server, by number. `answers` resolves what `stage` asked.
+// Questions to the server, by number. `answers` resolves what `stage` asked. Gradio only shows a note
+// where it drops a question (its queue is full, its server gone), so one is given up without an answer.
 globalThis.lensWaiting ??= new Map();
+const PATIENCE = 600_000; // milliseconds without a sign that an answer is being made
+const IN_LINE = "waiting in line"; // what is said of any number that is not being answered
 
 /** Mounted beside the stage, shows nothing: hands each answer to whoever asked. */
 function answers({props, watch}) {
@@ -202,7 +219,8 @@ function answers({props, watch}) {
 
 /** The picture under its tabs. The first, Heads, is overlay.js; the others are in `lensTabs`, each
     `{id, title, mount(home, desk)}`, mounted when it is first opened. `mount` may return `{show()}`,
-    which is called whenever the tab is in front and the picture has changed since.
+    which is called whenever the tab is in front and the picture has changed since, and `failed()`:
+    whether the tab lacks the answer it asked for, so that coming back to it asks again.
 
     desk.ask(about, details, {told, signal})   promises the server's answer about the picture
     desk.upload(file)          promises {path, name} for a question that names a second picture
@@ -217,15 +235,36 @@ function stage({element, props, trigger, upload, watch}) {
 
   /** `told(job)` hears how far a long answer is; `signal` (an AbortSignal) cancels it. */
   function ask(about, details = {}, {told = null, signal = null} = {}) {
-    busy(true);
+    waiting({questions: waits.questions + 1});
     asked += 1;
     const number = `${visit} ${asked}`;
     const watching = told && setInterval(() => trigger("tick", {number}), 700);
+    let patience = 0;
     signal?.addEventListener("abort", () => trigger("stop", {number}));
     return new Promise((resolve, reject) => {
-      globalThis.lensWaiting.set(number, {resolve, reject, told});
+      const wait = () => {
+        clearTimeout(patience);
+        patience = setTimeout(() => reject(unanswered(number)), PATIENCE);
+      };
+      const heard = (job) => {
+        if (job.message !== IN_LINE) wait();
+        told?.(job);
+      };
+      globalThis.lensWaiting.set(number, {resolve, reject, told: heard});
+      wait();
       trigger("select", {about, number, details});
-    }).finally(() => { clearInterval(watching); busy(false); });
+    }).finally(() => {
+      clearInterval(watching);
+      clearTimeout(patience);
+      waiting({questions: waits.questions - 1});
+    });
+  }
+
+  function unanswered(number) {
+    globalThis.lensWaiting.delete(number);
+    globalThis.lensAskFailed = true;
+    say("problem", "No answer came; try again.");
+    return new Error("no answer came; try again");
   }
   async function send(file) {
     const {path} = await upload(file);
@@ -233,6 +272,7 @@ function stage({element, props, trigger, upload, watch}) {
   }
   const desk = {ask, upload: send, picture: () => props.value};
   globalThis.lensAsk = ask;
+  globalThis.lensScene = () => (props.value ? sceneOf(props.value) : "");
 
   let opened = new URLSearchParams(location.search).get("image") && location.search;
 
@@ -329,7 +369,7 @@ function stage({element, props, trigger, upload, watch}) {
       tab.home.hidden = tab !== open;
     }
     if (!open.mounted) open.mounted = open.mount(open.home, desk) ?? {};
-    else if (open.seen !== seen) open.mounted.show?.();
+    else if (open.seen !== seen || open.mounted.failed?.()) open.mounted.show?.();
     open.seen = seen;
     const query = new URLSearchParams(location.search);
     if (query.has("image") && (query.get("tab") ?? "heads") !== open.id) {
@@ -340,7 +380,7 @@ function stage({element, props, trigger, upload, watch}) {
   const show = () => {
     if (!props.value) return;
     seen += 1;
-    if (props.value.key === "upload" && globalThis.lensSent) lensUploads.keep(props.value.content, globalThis.lensSent);
+    if (props.value.upload) lensUploads.keep(props.value.content, props.value.upload);
     const first = !open;
     if (first) home.replaceChildren(bar, ...tabs.map((tab) => tab.home));
     bring(open?.id ?? "heads");
@@ -380,8 +420,8 @@ function sizeSlider(change) {
 /** What is like the picture, or like a box or a patch of it, in the gallery that is picked. */
 function neighbors({element, props, trigger, watch}) {
   const home = element.firstChild;
-  const state = {of: "whole", box: null, patch: null, column: "", value: "", offered: null};
-  let whole = null, asked = 0;
+  const state = {scene: "", of: "whole", box: null, patch: null, column: "", value: "", offered: null};
+  let whole = null, wanted = false, asking = false;
 
   const show = () => {
     const near = props.value;
@@ -389,41 +429,71 @@ function neighbors({element, props, trigger, watch}) {
     if (!near) return home.replaceChildren();
     const other = near.key !== whole?.key;
     whole = near;
-    Object.assign(state, {of: "whole", box: null, patch: null}, other ? {column: "", value: "", offered: null} : {});
+    wanted = false;
+    forget();
+    if (other) Object.assign(state, {column: "", value: "", offered: null});
     draw(near);
     if (!near.neighbors) return;
     if (other) offer();
-    else if (state.value) ask();
+    else if (state.of !== "whole" || state.value) ask();
   };
+
+  /** Box and patch are of one picture as one model sees it: of another they do not count. */
+  function forget() {
+    const scene = globalThis.lensScene?.() ?? "";
+    if (scene !== state.scene) Object.assign(state, {scene, of: "whole", box: null, patch: null});
+  }
 
   /** The picture's box or patch has changed: whoever asked for it before gets the new one's. */
   globalThis.lensNear = (part) => {
-    if (!whole?.neighbors) return;
+    forget();
     Object.assign(state, part);
+    const [changed] = Object.keys(part), before = state.of;
     if (part.box) state.of = "box";
-    if ((state.of === "box" && !state.box) || (state.of === "patch" && !state.patch)) state.of = "whole";
-    ask();
+    else if (!part[changed] && state.of === changed) state.of = "whole";
+    if (!whole?.neighbors) return; // they are on their way
+    redraw();
+    if (state.of === changed || state.of !== before) ask();
   };
 
+  /** What can be chosen for this gallery; and what is chosen already is asked for. */
   async function offer() {
+    const of = whole;
     try {
-      state.offered = await globalThis.lensAsk("filters");
+      const offered = await globalThis.lensAsk("filters");
+      if (of === whole) state.offered = offered;
     } catch {
       return; // the status line says why
     }
-    draw(whole);
+    if (of !== whole) return;
+    if (state.of === "patch" && !state.offered.patches) state.of = "whole";
+    redraw();
+    if (state.of !== "whole") ask();
   }
 
+  /** One question is under way at a time, and after it only the newest wish is asked for. */
   async function ask() {
-    const number = (asked += 1);
-    const part = {box: {box: state.box}, patch: {patch: state.patch}, whole: {}}[state.of];
-    const filter = state.value ? {column: state.column, value: state.value} : {};
-    try {
-      const near = await globalThis.lensAsk("near", {...part, ...filter});
-      if (number === asked) draw({...whole, ...near});
-    } catch {
-      if (number === asked) draw(whole); // the status line says why
+    wanted = true;
+    if (asking) return;
+    asking = true;
+    while (wanted) {
+      wanted = false;
+      const of = whole, part = {box: {box: state.box}, patch: {patch: state.patch}, whole: {}}[state.of];
+      const filter = state.value ? {column: state.column, value: state.value} : {};
+      try {
+        const near = await globalThis.lensAsk("near", {...part, ...filter});
+        if (!wanted && of === whole) draw({...whole, ...near});
+      } catch { // the status line says why
+        if (wanted || of !== whole) continue;
+        Object.assign(state, {of: "whole", value: ""});
+        draw(whole);
+      }
     }
+    asking = false;
+  }
+
+  function redraw() {
+    home.querySelector(".near-tools")?.replaceChildren(...tools());
   }
 
   function draw(near) {

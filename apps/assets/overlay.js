@@ -1,7 +1,9 @@
 // The attention overlay: draws a lens payload over its photo, entirely in the browser.
 //
 //   const lens = mountLens(element, {payload: Uint8Array, image: url, title: "china.jpg", ask});
-//   lens.update({payload, image, title});      // another picture; layer, head, sliders stay
+//   lens.update({payload, image, title});      // another picture; layer, head, sliders stay; so does
+//                                              // all, where content, model_hash and fed are given and
+//                                              // say that it is the same one
 //   lens.apply({layer: 11, head: 2});          // from outside, without an event
 //   lens.destroy();
 //   element.addEventListener("lens", e => e.detail)      // {layer, head, keep, ...} on each change
@@ -36,6 +38,8 @@ const LENS_MEAN = -1; // the "head" that is the mean of a layer's heads
 const LENS_LIKE = -2; // the "head" that is the cosine of a patch's feature with all others
 const LENS_DRAG = 6; // CSS pixels that a press may wander and still be a click
 const LENS_HOLD = 260; // milliseconds after which a press shows the photo and is no click
+const LENS_FIELDS = 32; // smooth maps that are kept, about 1.6 MB each: the heads of any layer
+const LENS_SOURCES = 16; // answers that are kept of one picture: rollout, and patches
 
 // ---- the payload -------------------------------------------------------------------------------
 
@@ -256,19 +260,27 @@ function levelOutline(values, h, w, level) {
   return lines;
 }
 
+const lensFields = new Map(); // smooth fields by their map, of all drawings; the last used stand last
+
+/** A map's shades enlarged by `factor`; those of the last `LENS_FIELDS` maps are kept. */
+function smoothField(map, h, w, factor) {
+  const kept = lensFields.get(map);
+  const field = kept?.factor === factor ? kept : {...upsample(map.shades, h, w, factor), factor};
+  lensFields.delete(map);
+  lensFields.set(map, field);
+  if (lensFields.size > LENS_FIELDS) lensFields.delete(lensFields.keys().next().value);
+  return field;
+}
+
 /** What of a map is drawn: its field of pixels (`values`, H, W), and which of them the mass mask
-    keeps. A smooth field is kept with the map. */
+    keeps. */
 function keptField(map, {h, w}, state) {
   const count = map.count(state.keep);
   const level = levelOf(map, count);
   const inside = new Uint8Array(map.values.length);
   for (let i = 0; i < count; i++) inside[map.order[i]] = 1;
   const factor = state.smooth ? Math.max(1, Math.ceil(LENS_FIELD / Math.max(h, w))) : 1;
-  if (factor > 1 && map.factor !== factor) {
-    map.field = upsample(map.shades, h, w, factor);
-    map.factor = factor;
-  }
-  const field = factor > 1 ? map.field : {values: map.shades, H: h, W: w};
+  const field = factor > 1 ? smoothField(map, h, w, factor) : {values: map.shades, H: h, W: w};
   const isKept = factor > 1 ? (i) => field.values[i] >= level : (i) => inside[i] === 1;
   return {count, level, inside, field, isKept};
 }
@@ -283,13 +295,16 @@ function headColor(head) {
   return [part(0), part(8), part(4)];
 }
 
+/** The color of a head in a drawing: its own, or that of the head whose number `hues` has for it. */
+const colorIn = ({hues}, head) => headColor(hues?.[head] ?? head);
+
 /** Each head's kept patches in the head's own color, the strongest head in front: the paper's
     picture of several heads at once. */
 function paintHeads(canvas, maps, grid, state) {
   const kept = maps.map((map) => keptField(map, grid, state));
   const {H, W} = kept[0].field;
   const alpha = Math.round(255 * state.opacity) << 24;
-  const colors = maps.map((_, head) => headColor(head).reduce((word, part, at) => word | (part << (8 * at)), alpha));
+  const colors = maps.map((_, head) => colorIn(state, head).reduce((word, part, at) => word | (part << (8 * at)), alpha));
   const {words, show} = pixelsOf(canvas, W, H);
   for (let i = 0; i < words.length; i++) {
     let best = -1, most = -1;
@@ -469,14 +484,19 @@ function lensCheck(text, checked, change) {
   return lensNode("label", {class: "lens-check"}, input, text);
 }
 
+/** What a picture is, by its content, the weights that looked and the size they saw; "" if not told. */
+const sceneOf = ({content, model_hash: hash, fed}) => (content ? [content, hash, fed].join(" ") : "");
+
 /** Mount the overlay into `element`; see the top of this file. */
-function mountLens(element, {payload, image, title = "", state: wanted = {}, ask = null}) {
+function mountLens(element, {payload, image, title = "", state: wanted = {}, ask = null, ...of}) {
   const state = {
     layer: -1, head: LENS_MEAN, opacity: 0.65, keep: 0.6, mode: "heat", outline: true,
-    colors: "inferno", smooth: true, peek: false, from: "class", patch: null, box: null, ...wanted,
+    colors: "inferno", smooth: true, peek: false, from: "class", patch: null, box: null, hues: null, ...wanted,
   };
   let lens = null, photo = null, name = title, frame = 0, latest = 0, tiles = [];
   let sources = new Map(); // what was asked for of this picture: rollout, and patches by place
+  let scene = ""; // what is drawn, where the page says: content, weights and size
+  let asking = false; // whether a question of `attend` is under way
   let cursor = null; // the patch that the keyboard is at
   let marked = null; // the first corner of a box drawn by keyboard
   const scratch = document.createElement("canvas");
@@ -493,19 +513,20 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     onpointerdown: (event) => press(event), onclick: (event) => choose(event),
   }, canvas, reading);
   let held = 0;
-  let corner = null, drawing = false; // where a press began, and whether it became a box
+  let corner = null, drawing = false; // where a press began, and whether it is becoming a box
+  let dragged = false; // whether the last press became one: its click chooses no patch
   const press = (event) => {
     if (event.button) return;
     clearTimeout(held);
     held = setTimeout(() => change({peek: true}), ask ? LENS_HOLD : 0);
     corner = ask && event.pointerType !== "touch" && {at: placeOf(event), x: event.clientX, y: event.clientY};
-    drawing = false;
+    drawing = dragged = false;
   };
   const drag = (event) => {
     if (!corner) return;
     const far = Math.hypot(event.clientX - corner.x, event.clientY - corner.y);
     if (!drawing && far < (state.peek ? 4 * LENS_DRAG : LENS_DRAG)) return; // who holds may tremble
-    drawing = true;
+    drawing = dragged = true;
     clearTimeout(held);
     change({peek: false, box: boxBetween(corner.at, placeOf(event))});
   };
@@ -513,6 +534,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     clearTimeout(held);
     corner = null;
     if (drawing) tellBox();
+    drawing = false; // the next pointer that is lifted, wherever it is, is another's
     if (state.peek) setTimeout(() => change({peek: false}));
   };
   window.addEventListener("pointermove", drag);
@@ -583,7 +605,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
 
   function walk(event) {
     const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
-    if (!lens || event.target.matches("input, select") || event.altKey || event.ctrlKey) return;
+    if (!lens || event.target.matches("input, select") || event.altKey || event.ctrlKey || event.metaKey) return;
     if (ask && event.target === stage && (event.key === "Enter" || (step && event.shiftKey))) {
       event.preventDefault();
       return step ? moveCursor(step) : attend({from: "patch", patch: cursor ?? middle()});
@@ -662,31 +684,48 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   }
 
   function choose(event) {
-    const patch = ask && lens && !state.peek && !drawing && patchAt(event);
-    drawing = false;
+    const patch = ask && lens && !state.peek && !dragged && patchAt(event);
+    dragged = false;
     if (!patch) return;
     cursor = null;
     attend({from: "patch", patch});
   }
 
-  /** Show the attention from elsewhere: asks once, then it is kept with the picture. */
+  /** Show the attention from elsewhere: asked for once, then kept with the picture. While an answer is
+      on its way only the newest wish is remembered, and asked for next. */
   async function attend(wish) {
     change(wish);
-    if (state.from === "patch" && !state.patch) return change({patch: middle()}), attend({});
-    const key = wantedSource(), of = sources;
-    if (key !== "class" && !of.has(key)) {
+    if (state.from === "patch" && !state.patch) change({patch: middle()});
+    if (asking && !sources.has(wantedSource())) return;
+    if (!asking) await fetchWanted();
+    keepSource(sources, wantedSource(), source());
+    buildTiles();
+    refresh();
+  }
+
+  async function fetchWanted() {
+    while (!sources.has(wantedSource())) {
+      const key = wantedSource(), of = sources;
+      asking = true;
       root.classList.add("lens-waiting");
       try {
         const answer = key === "rollout" ? await ask("rollout", {}) : await ask("patch", state.patch);
         const read = readLens(bytesFromBase64(answer.payload));
-        of.set(key, answer.similarity ? {...read, like: readCosines(answer.similarity)} : read);
+        keepSource(of, key, answer.similarity ? {...read, like: readCosines(answer.similarity)} : read);
       } catch {
         if (key === wantedSource() && of === sources) change({from: "class"}); // the page says why
       }
-      root.classList.remove("lens-waiting");
     }
-    if (key === wantedSource() && of === sources) buildTiles();
-    refresh();
+    asking = false;
+    root.classList.remove("lens-waiting");
+  }
+
+  /** Keep an answer, and of all only those used last; the class token's maps stay. */
+  function keepSource(of, key, answer) {
+    of.delete(key);
+    of.set(key, answer);
+    const [oldest] = [...of.keys()].filter((one) => one !== "class");
+    if (of.size > LENS_SOURCES + 1) of.delete(oldest);
   }
 
   function save() {
@@ -716,7 +755,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
       const chosen = head === state.head;
       tile.setAttribute("aria-checked", chosen);
       tile.tabIndex = chosen ? 0 : -1;
-      const color = state.mode === "colored" && head >= 0 ? `rgb(${headColor(head).join()})` : "";
+      const color = state.mode === "colored" && head >= 0 ? `rgb(${colorIn(state, head).join()})` : "";
       tile.lastChild.style.background = color;
       tile.lastChild.style.color = color && "#060914";
       if (tile.drawn === drawn) return;
@@ -768,17 +807,19 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
   }
 
   /** Show another picture, as `given` says; resolves when its photo is loaded. */
-  async function update({payload: bytes, image: url, title: text = "", state: given = {}}) {
+  async function update({payload: bytes, image: url, title: text = "", state: given = {}, ...of}) {
+    const asked = (latest += 1), now = sceneOf(of);
+    if (now && now === scene) return showAgain(text);
     const next = readLens(bytes);
     const picture = new Image();
     picture.src = url;
-    const asked = (latest += 1);
     await picture.decode();
     if (asked !== latest) return; // a later picture was quicker
     const same = lens && lens.layers === next.layers && lens.heads === next.heads;
     lens = next;
+    scene = now;
     sources = new Map([["class", next]]);
-    cursor = null;
+    cursor = marked = null;
     Object.assign(state, {from: "class", patch: null, box: null}, given);
     if (state.patch && !(state.patch.row < lens.h && state.patch.column < lens.w)) state.patch = null;
     reveal();
@@ -797,6 +838,12 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     buildTiles();
     refresh();
     if (state.from !== "class") attend({});
+  }
+
+  /** The picture that is drawn has come again, as beside another gallery: what was chosen on it stays. */
+  function showAgain(text) {
+    name = text;
+    refresh();
   }
 
   /** Let the controls say what the state is, where it did not come from them. */
@@ -821,10 +868,11 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     window.removeEventListener("pointerup", release);
     window.removeEventListener("pointercancel", release);
     cancelAnimationFrame(frame);
+    clearTimeout(held);
     root.remove();
   }
 
-  const ready = payload ? update({payload, image, title, state: wanted}) : Promise.resolve();
+  const ready = payload ? update({payload, image, title, state: wanted, ...of}) : Promise.resolve();
   return {update, apply, destroy, ready, state};
 }
 

@@ -64,21 +64,14 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
 
   // -- what is shown -------------------------------------------------------------------------
 
-  async function drawable(url) {
-    const picture = new Image();
-    picture.src = url;
-    await picture.decode();
-    return picture;
-  }
-
   /** Put the page's picture and the second one on the board. Rejects, and leaves what was there. */
   async function load(named) {
     const number = (asked += 1), of = scene, {image, title} = desk.picture();
     coming += 1;
     root.classList.add("pairs-waiting");
     try {
-      const [photo, answer] = await Promise.all([drawable(image), desk.ask("pair", {second: named})]);
-      const other = await drawable(answer.image);
+      const [photo, answer] = await Promise.all([pictureAt(image), desk.ask("pair", {second: named})]);
+      const other = await pictureAt(answer.image);
       if (number !== asked) return;
       [photo, other].forEach((picture, side) => {
         Object.assign(sides[side], {photo: picture, grid: answer.grids[side], of: [title, answer.title][side]});
@@ -309,5 +302,5 @@ const PAIRS_NEAR = 1.5; // patches from a dot at which the pointer means its pai
 
   const start = second.first();
   if (start) second.choose(start.named, start.title);
-  return {show() { scene += 1; again(); }};
+  return {show() { scene += 1; again(); }, failed: () => !coming && board?.scene !== scene};
 }});

@@ -13,13 +13,19 @@ function tabFrame(home, label, ...controls) {
   const root = lensNode("div", {class: "lens"}, lensNode("div", {class: "lens-layout"}, figure, panel));
   home.replaceChildren(root);
   async function photo(url) {
-    const picture = new Image();
-    picture.src = url;
-    await picture.decode();
+    const picture = await pictureAt(url);
     fitCanvas(canvas, picture);
     return picture;
   }
   return {root, canvas, stage, figure, panel, told, photo};
+}
+
+/** The picture at an address, loaded and ready to be drawn. */
+async function pictureAt(url) {
+  const picture = new Image();
+  picture.src = url;
+  await picture.decode();
+  return picture;
 }
 
 /** Give a canvas the picture's shape, large enough for crisp lines. */

@@ -10,11 +10,11 @@
 
 const SECOND_NEAREST = 6; // neighbors that are offered: the examples beside them stay in view
 
-/** A chooser of a second picture. `change` may return a promise: where it rejects, what was chosen
-    before is marked again. `examples` are {title, image} in the order of the server's. */
+/** A chooser of a second picture. `change` may return a promise: where it rejects, what was
+    there before is marked again. `examples` are {title, image} in the order of the server's. */
 function secondPicture(desk, {examples = pageExamples(), change}) {
   const own = []; // what the visitor has sent, newest first
-  let chosen = null, tiles = []; // tiles: [button, what it names]
+  let chosen = null, shown = null, tiles = []; // tiles: [button, what it names]
 
   const input = lensNode("input", {type: "file", accept: "image/*", class: "lens-quiet", tabindex: "-1",
     "aria-label": "Choose a second picture", onchange: () => { take(input.files[0]); input.value = ""; }});
@@ -25,11 +25,11 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
 
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
   const nearest = () => pageNeighbors().slice(0, SECOND_NEAREST);
-  const shown = () => examples.map(({title, image}, example) => ({named: {example}, title, image}));
+  const offered = () => examples.map(({title, image}, example) => ({named: {example}, title, image}));
 
   function build() {
     tiles = [];
-    const there = [["Yours", own], ["Nearest neighbors", nearest()], ["Examples", shown()]];
+    const there = [["Yours", own], ["Nearest neighbors", nearest()], ["Examples", offered()]];
     groups.replaceChildren(...there.filter(([, pictures]) => pictures.length).map(([name, pictures]) =>
       lensNode("div", {class: "second-group", role: "group", "aria-label": name},
         lensNode("span", {"aria-hidden": "true"}, name),
@@ -50,13 +50,13 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
   }
 
   async function choose(named, title) {
-    const before = chosen;
     chosen = named;
     mark();
     try {
       await change(named, title);
+      if (chosen === named) shown = named;
     } catch { // the status line says why
-      if (chosen === named) chosen = before;
+      if (chosen === named) chosen = shown;
       mark();
     }
   }
@@ -104,8 +104,8 @@ function secondPicture(desk, {examples = pageExamples(), change}) {
 
   /** The nearest neighbor where there is a gallery, else an example that is not the page's picture. */
   function first() {
-    const others = shown().filter(({title}) => title !== desk.picture().title);
-    return nearest()[0] ?? others[0] ?? shown()[0] ?? null;
+    const others = offered().filter(({title}) => title !== desk.picture().title);
+    return nearest()[0] ?? others[0] ?? offered()[0] ?? null;
   }
 
   build();
