@@ -39,6 +39,7 @@ from fastapi.routing import APIRoute
 from dino_core import catalog
 from dino_core.errors import INTERRUPTED, UserError, command
 from dino_core.gallery.thumbnails import is_placeholder
+from dino_core.memory import share_heaps
 from dino_core.serving import addresses, choose_port, may_change
 
 ASSETS = Path(__file__).parent / "assets"
@@ -432,8 +433,10 @@ def end(number: int, _: Any) -> None:
 
 def serve(options: Options) -> None:
     """Start the page and block until it is ended."""
+    share_heaps()  # before there are threads
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, end)
+    catalog.check_named(options.root, options.model, options.gallery)
     page = LensPage(options)
     port = choose_port(options.port, options.host)
     if port.sentence:

@@ -15,6 +15,7 @@ import io
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +123,17 @@ class View:
 
 
 def read_view(path: str | Path) -> View:
-    """The view in a JSON file, in an export's `view.json`, or in a picture that `export` wrote.
+    """The view in a JSON file, in a picture that `export` wrote, or in an export (zip or folder).
 
     Raises `UserError` when there is none in it.
     """
     try:
-        data = Path(path).read_bytes()
+        path = Path(path) / ABOUT if Path(path).is_dir() else Path(path)
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if data.startswith(b"PK"):
+        data = _about_in_zip(data, path)
     if data.startswith(b"\x89PNG"):
         return View.from_json(_text_in_png(data, path))
     try:
@@ -140,6 +144,17 @@ def read_view(path: str | Path) -> View:
         ) from None
     inner = values.get("view") if isinstance(values, dict) else None
     return View.from_json(json.dumps(values if inner is None else inner))
+
+
+def _about_in_zip(data: bytes, path: Path) -> bytes:
+    """The view's JSON of a zipped export."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.getinfo(ABOUT).file_size <= LARGEST:
+                return archive.read(ABOUT)
+    except (zipfile.BadZipFile, KeyError, zlib.error, RuntimeError, NotImplementedError):
+        pass
+    raise UserError(f"{path}: a zip, but not one that was exported here: it has no {ABOUT}")
 
 
 def render(view: View, image: np.ndarray, model: "Model") -> Image.Image:

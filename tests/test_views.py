@@ -21,7 +21,7 @@ from dino_core.lenses.paint import Style
 from dino_core.lenses.similarity import similarity
 from dino_core.lenses.tokens import read_tokens
 from dino_core.models import Model, ModelInfo, create_backbone
-from dino_core.views import COLORMAPS, MODES, View, export, exported, read_view, zipped
+from dino_core.views import ABOUT, COLORMAPS, MODES, View, export, exported, read_view, zipped
 from dino_core.views import render as render_view
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 80, 3), np.uint8)
@@ -378,3 +378,15 @@ def test_a_file_without_a_view_is_a_sentence(tmp_path):
             read_view(tmp_path / name)
     with pytest.raises(UserError, match=r"none\.json: cannot be read \(No such file"):
         read_view(tmp_path / "none.json")
+
+
+def test_a_view_is_read_from_a_zipped_export_and_a_folder(tmp_path):
+    view = View(image="0" * 32, model="starter", layer=3, keep=0.4)
+    about = json.dumps({"view": json.loads(view.to_json())}).encode()
+    (tmp_path / "look.zip").write_bytes(zipped({ABOUT: about}))
+    (tmp_path / ABOUT).write_bytes(about)
+    assert read_view(tmp_path / "look.zip") == read_view(tmp_path) == view
+    for damaged in (zipped({"other": b""}), zipped({ABOUT: about})[:50]):
+        (tmp_path / "bad.zip").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"no view\.json"):
+            read_view(tmp_path / "bad.zip")

@@ -1,7 +1,7 @@
 // The tab Video: a clip under the attention of one head, on one color scale.
 
 (globalThis.lensTabs ??= []).push({id: "clips", title: "Video", mount(home, desk) {
-  const state = {layer: -1, head: "", smoothing: 0.3, opacity: 0.6, colormap: "inferno", frames: 96, every: 2};
+  const state = {layer: -1, head: "", smoothing: 0.3, opacity: 0.6, colormap: "inferno", frames: 240, every: 2};
   let files = [], stop = null, result = null;
 
   const input = lensNode("input", {type: "file", multiple: true, hidden: true, accept: "video/*,image/*",
@@ -20,15 +20,16 @@
   }, {disabled: true});
   const slider = (name, value, most, change) => lensSlider(name, {min: 0, max: most, step: 1, value,
     text: (v) => `${v} %`, change: (v) => change(v / 100)}).row;
+  const every = lensSelect("Frames", [[1, "Every frame"], [2, "Every 2nd"], [4, "Every 4th"], [8, "Every 8th"]],
+    state.every, (step) => { state.every = Number(step); });
   const panel = lensNode("div", {class: "lens-panel"}, lensNode("div", {class: "lens-controls"},
     lensButton("Choose another clip", () => input.click()), layerRow,
     slider("smoothing in time", 100 * state.smoothing, 95, (v) => { state.smoothing = v; }),
     slider("opacity", 100 * state.opacity, 100, (v) => { state.opacity = v; }),
     lensNode("div", {class: "lens-pair"},
-      lensSelect("Color map", Object.keys(LENS_COLORS).map((key) => [key, key]), state.colormap,
+      lensSelect("Color map", Object.keys(LENS_COLORS).map((key) => [key, key[0].toUpperCase() + key.slice(1)]), state.colormap,
         (key) => { state.colormap = key; }).row,
-      lensSelect("Frames", [[1, "Every frame"], [2, "Every 2nd"], [4, "Every 4th"], [8, "Every 8th"]], state.every,
-        (every) => { state.every = Number(every); }).row),
+      every.row),
     start, cancel, save,
     lensNode("p", {class: "lens-note"}, "Colors mean the same in every frame. What moves fast wants little smoothing.")));
   home.replaceChildren(lensNode("div", {class: "lens"}, lensNode("div", {class: "lens-layout"},
@@ -51,6 +52,10 @@
     files = chosen.sort((a, b) => a.name.localeCompare(b.name, "en", {numeric: true}));
     told.textContent = files.length > 1 ? `${files.length} frames` : files[0].name;
     start.disabled = false;
+    if (files.length > 1) { // picked by hand: each of them is wanted
+      state.every = 1;
+      every.select.value = 1;
+    }
     look();
   }
 

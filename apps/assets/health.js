@@ -19,7 +19,7 @@
       lensNode("h2", {}, "Heads and tokens on this picture"),
       lensNode("ul", {class: "health-said"}, ...found.sentences.map((sentence) => lensNode("li", {}, sentence))),
       table(found),
-      lensNode("p", {class: "lens-note"}, "Entropy: 0 is one patch, 1 all patches alike; the darker, the more focused. " +
+      lensNode("p", {class: "lens-note"}, "Entropy: 0 is one patch, 1 all patches alike; the stronger the color, the more focused. " +
         "One picture is no verdict on a model: look at several."));
   }
 

@@ -44,6 +44,8 @@ function viewQuery({content, model, model_hash: hash, size}, state) {
   if (state.from === "patch" && state.patch) query.set("query", `${state.patch.row},${state.patch.column}`);
   if (state.head === LENS_LIKE && query.has("query")) query.set("similar", "true");
   if (state.from === "rollout") query.set("rollout", "true");
+  const {box} = state;
+  if (box) query.set("box", [box.left, box.top, box.right, box.bottom].map((side) => side.toFixed(4)));
   set("mode", state.mode, "heat");
   set("keep", state.keep, 0.6);
   set("opacity", state.opacity, 0.6);
@@ -72,6 +74,11 @@ function stateOf(search) {
     Object.assign(state, {from: "patch", patch: {row, column}});
   }
   if (query.get("similar") === "true") state.head = LENS_LIKE;
+  const sides = (query.get("box") ?? "").split(",").map(Number);
+  if (sides.length === 4 && sides.every((side) => side >= 0 && side <= 1)) {
+    const [left, top, right, bottom] = sides;
+    if (left < right && top < bottom) state.box = {left, top, right, bottom};
+  }
   if (!LENS_MODES.some(([mode]) => mode === state.mode)) delete state.mode;
   if (!(state.colors in LENS_COLORS)) delete state.colors;
   return state;
@@ -137,13 +144,16 @@ function status({element, props, watch}) {
 
 function picker({element, props, trigger, upload}) {
   const {examples, limit} = props.value;
-  const tiles = [];
+  const tiles = [], added = new Set();
   const choose = (tile) => {
     for (const other of tiles) other.setAttribute("aria-pressed", other === tile);
   };
   async function take(file) {
     if (!file) return;
     const name = file.name || "pasted picture";
+    if (file.type.startsWith("video/")) {
+      return say("problem", `${name} is a video. Look at it under Video.`);
+    }
     if (file.size === 0) return say("problem", `${name} is empty (0 bytes). Choose another picture.`);
     if (file.size > limit) {
       const size = (file.size / 2 ** 20).toFixed(0);
@@ -180,9 +190,24 @@ function picker({element, props, trigger, upload}) {
       trigger("select", {index});
     },
   }, node("img", {src: example.image, alt: `Example: ${example.title}`}))));
+  const strip = node("div", {class: "examples", role: "group", "aria-label": "Examples and your pictures"}, ...tiles);
   element.firstChild.replaceChildren(node("section", {class: "picker", "aria-label": "Picture"}, drop, camera, input,
-    node("div", {class: "examples", role: "group", "aria-label": "Examples"}, ...tiles)));
+    strip));
 
+  /** A tile for a picture that was added, so that one comes back to it. */
+  globalThis.lensAdded = ({upload: sent, title, image, content}) => {
+    if (!sent || added.has(content)) return;
+    const tile = node("button", {type: "button", class: "example", "aria-pressed": true, title,
+      onclick: () => {
+        choose(tile);
+        say("busy", `Looking at ${title} …`);
+        trigger("upload", sent);
+      }}, node("img", {src: image, alt: title}));
+    added.add(content);
+    tiles.push(tile);
+    strip.prepend(tile);
+    choose(tile);
+  };
   const over = (on) => (event) => {
     if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
     event.preventDefault();
@@ -344,7 +369,10 @@ function stage({element, props, trigger, upload, watch}) {
       const value = new URLSearchParams(location.search).get(name);
       if (value) query.set(name, value);
     }
-    if (!opened) history.replaceState(null, "", `?${address(query)}`);
+    if (opened) return;
+    const before = new URLSearchParams(location.search).get("image"), now = query.get("image");
+    const keep = before && before !== now ? "pushState" : "replaceState"; // Back brings pictures back
+    history[keep](null, "", `?${address(query)}`);
   }
   const tabs = [heads, ...(globalThis.lensTabs ?? [])].map((tab) => ({...tab,
     button: node("button", {type: "button", role: "tab", id: `tab-${tab.id}`, class: "tab",
@@ -381,12 +409,18 @@ function stage({element, props, trigger, upload, watch}) {
     if (!props.value) return;
     seen += 1;
     if (props.value.upload) lensUploads.keep(props.value.content, props.value.upload);
-    const first = !open;
+    globalThis.lensAdded?.(props.value);
+    const first = !open, tab = new URLSearchParams(location.search).get("tab");
     if (first) home.replaceChildren(bar, ...tabs.map((tab) => tab.home));
     bring(open?.id ?? "heads");
-    const tab = first && new URLSearchParams(location.search).get("tab");
-    if (tab) bring(tab);
+    if (first && tab) bring(tab);
+    const [front] = tabs; // Heads, also behind another tab: the address is told from it
+    if (front !== open && front.seen !== seen) {
+      front.mounted.show();
+      front.seen = seen;
+    }
   };
+  window.addEventListener("popstate", () => location.reload()); // the picture before
   watch("value", show);
   show();
 }

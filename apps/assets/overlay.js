@@ -838,6 +838,7 @@ function mountLens(element, {payload, image, title = "", state: wanted = {}, ask
     buildTiles();
     refresh();
     if (state.from !== "class") attend({});
+    if (state.box) tellBox();
   }
 
   /** The picture that is drawn has come again, as beside another gallery: what was chosen on it stays. */

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_core.errors import UserError
-from dino_core.gallery.listing import GalleryEntry, list_galleries
+from dino_core.gallery.listing import GalleryEntry, is_gallery, list_galleries
+from dino_core.gallery.manifest import MANIFEST
 from dino_core.runs import Run, list_runs
 
 STARTER = Path(__file__).parents[1] / "models" / "starter" / "starter.safetensors"
@@ -112,6 +113,25 @@ def check_model(root: str | Path, spec: str, *, names_allowed: bool) -> None:
         raise UserError(
             f"{spec}: published names are off on this page, because it can be reached from other "
             "machines; pick a listed model, or open the page with its token"
+        )
+
+
+def check_named(root: str | Path, model: str | None, gallery: Path | None) -> None:
+    """Refuse what an app was started with where it is plainly not there; torch-free.
+
+    Raises `UserError`. What is in a weights file shows only when it is loaded.
+    """
+    if gallery is not None and not (gallery / MANIFEST).is_file():
+        there = "is half made" if is_gallery(gallery) else "is not there"
+        raise UserError(f"{gallery}: this gallery {there}; make it with scripts/embed.py")
+    if model is None or model == "starter" or model.startswith("timm:"):
+        return
+    path = Path(root) / model.rpartition("@")[0] if "@" in model else Path(root) / model
+    path = path.with_name(path.name.removesuffix(":student").removesuffix(":teacher"))
+    if not path.exists():
+        raise UserError(
+            f"{model}: no such model in {Path(root).resolve()}; use starter, runs/NAME, a weights "
+            "file or timm:NAME"
         )
 
 

@@ -42,7 +42,6 @@ from dino_core.catalog.pictures import (
 from dino_core.catalog.questions import Job, Question, Scene, Withdrawn
 from dino_core.errors import UserError
 from dino_core.gallery.listing import GalleryEntry, entry
-from dino_core.memory import share_heaps
 from dino_core.serving import is_inside
 
 if TYPE_CHECKING:
@@ -140,7 +139,6 @@ class Workbench:
 
     def start(self) -> None:
         """Import what is slow to import, and load the model, in the background."""
-        share_heaps()
         threading.Thread(target=self._start, name="workbench", daemon=True).start()
 
     def status(self) -> Status:

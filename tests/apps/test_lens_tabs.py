@@ -175,6 +175,35 @@ def test_an_address_shows_the_same_picture_again(photo_at: Any) -> None:
     assert page.url == link
 
 
+def test_an_address_follows_what_is_in_front(photo_at: Any, root: Path) -> None:
+    page = photo_at
+    box = page.locator(".lens-stage canvas").first.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 90, steps=3)
+    page.mouse.up()
+    page.wait_for_selector(".near-tools input[value=box]:checked")
+    assert len((asked(page, "box") or "").split(",")) == 4
+    page.click("#tab-colors")
+    differs(page, "#panel-colors canvas")
+    assert asked(page, "tab") == "colors"
+    first = asked(page, "image")
+    page.reload()
+    page.wait_for_selector("#tab-colors[aria-selected=true]")
+    differs(page, "#panel-colors canvas")
+    page.wait_for_selector(".near-tools input[value=box]:checked")
+    assert (asked(page, "tab"), asked(page, "image")) == ("colors", first)
+    page.locator(".example:has(img[alt^=Example])").nth(1).click()
+    page.wait_for_function("first => !location.href.includes(first)", arg=first)
+    page.go_back()
+    page.wait_for_function("first => location.href.includes(first)", arg=first)
+    shown(page, "photo.jpg")
+    page.locator(".example:has(img[alt^=Example])").nth(1).click()
+    page.wait_for_function("first => !location.href.includes(first)", arg=first)
+    page.click(".example:has(img[alt='photo.jpg'])")  # the picture that was added has a tile
+    page.wait_for_function("first => location.href.includes(first)", arg=first)
+
+
 def test_an_address_of_a_picture_that_is_not_here_says_so(page: Any, address: str) -> None:
     page.goto(f"{address}?image={'0' * 32}&model=small.safetensors&layer=1")
     page.wait_for_selector(".status[data-state=problem]:has-text('add it')")
@@ -259,7 +288,7 @@ def test_a_clip_comes_back_under_attention(photo_at: Any, clip: Path, root: Path
     page.set_input_files(chooser, root / "text.jpg")
     page.wait_for_selector(".status[data-state=problem]:has-text('text.jpg')")
     page.set_input_files(chooser, [root / "photo.jpg", root / "photo.jpg"])
-    page.wait_for_selector("#panel-clips figcaption:has-text('1 frames')")  # every 2nd of two
+    page.wait_for_selector("#panel-clips figcaption:has-text('2 frames')")
 
 
 # -- neighbors ----------------------------------------------------------------------------------

@@ -129,3 +129,20 @@ def test_examples_are_there_and_credited() -> None:
     assert {"Pagoda", "Dahlia"} <= {example.title for example in examples}
     assert all(example.credit for example in examples)
     assert any(example.path is None for example in examples), "some scenes"
+
+
+def test_what_an_app_is_started_with_is_there_or_refused(tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "weights.pth").touch()
+    for model in (None, "starter", "timm:any", "runs/mine", "runs/mine@10", "runs/mine:student",
+                  "weights.pth", str(tmp_path / "weights.pth")):  # fmt: skip
+        catalog.check_named(tmp_path, model, None)
+    with pytest.raises(UserError, match="runs/none: no such model"):
+        catalog.check_named(tmp_path, "runs/none", None)
+    with pytest.raises(UserError, match="is not there"):
+        catalog.check_named(tmp_path, None, tmp_path / "galleries" / "none")
+    half = tmp_path / "galleries" / "half"
+    half.mkdir(parents=True)
+    (half / "status.json").write_text('{"state": "stopped", "message": ""}')
+    with pytest.raises(UserError, match="is half made"):
+        catalog.check_named(tmp_path, None, half)

@@ -39,10 +39,12 @@ def clip(desk: Desk, question: Question) -> dict[str, Any]:
             looked, made = _made(desk, question, frames, arrived.folder / f"attention{ending}")
         except Cancelled:
             raise Withdrawn from None
+        count = len(looked.maps)
         return {
             "clip": encoded(made.read_bytes()),
             "kind": KINDS[ending],
-            "told": f"{len(looked.maps)} frames at {looked.rate:.3g} a second, one color scale",
+            "told": f"{count} {'frame' if count == 1 else 'frames'} at {looked.rate:.3g} a second, "
+            "one color scale",
             "note": arrived.in_their_words(frames.note).removeprefix(f"{arrived.name}: "),
         }
 
