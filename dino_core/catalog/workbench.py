@@ -326,9 +326,9 @@ class Workbench:
     def sentence(self, error: UserError) -> str:
         """An error as a page may show it: each file and folder by its last name, no path."""
         said = str(error)
-        named = (self.root, self.named_gallery, self.named_model)
-        root, gallery, model = (Path(path or "").resolve() for path in named)
-        for folder in (root, gallery.parent, model.parent):  # they may have spaces in them
+        named = [path for path in (self.named_gallery, self.named_model) if path]
+        folders = [self.root.resolve(), *(Path(path).resolve().parent for path in named)]
+        for folder in folders:  # they may have spaces in them
             said = said.replace(f"{folder}/", "")
         return re.sub(r"(?<![\w.~])/(?:[^\s/]+/)+", "", said)
 
