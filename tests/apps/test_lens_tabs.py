@@ -287,7 +287,9 @@ def test_a_clip_comes_back_under_attention(photo_at: Any, clip: Path, root: Path
     assert made[4:8] == b"ftyp" or made[:4] == b"RIFF"
     page.set_input_files(chooser, root / "text.jpg")
     page.wait_for_selector(".status[data-state=problem]:has-text('text.jpg')")
-    page.set_input_files(chooser, [root / "photo.jpg", root / "photo.jpg"])
+    with Image.open(root / "photo.jpg") as photo:
+        photo.rotate(180).save(root / "turned.jpg")
+    page.set_input_files(chooser, [root / "photo.jpg", root / "turned.jpg"])
     page.wait_for_selector("#panel-clips figcaption:has-text('2 frames')")
 
 
