@@ -362,7 +362,7 @@ SCRIPTS = {  # what a part of the page loads before lens.js
 EMBED = "python scripts/embed.py --model {} --data FOLDER --out galleries/NAME"
 _numbers = itertools.count()
 ADDRESS = "(model, gallery) => [model, gallery, lensAddress()]"
-BUSY = "(...values) => { document.body.classList.add('lens-busy'); return values; }"
+BUSY = "(...values) => { globalThis.lensBusy?.(true); return values; }"
 
 
 def mounted(part: str, value: Any = None, elem_id: str = "") -> gr.HTML:
