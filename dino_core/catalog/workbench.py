@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 SHOWN_SIDE = 1400  # pixels on the long side of the photo that is sent back
 MODELS_KEPT = 3
 SIGHTS_KEPT = 24
+# Building networks in two threads at once, of two workbenches, has ended a process without a word.
+_BUILDING = threading.Lock()
 CANCELLED_KEPT = 256  # numbers of questions that were cancelled before they came
 TOKENS_KEPT = 2**28  # bytes of patch tokens: of a ViT-L at the largest usual size one picture's
 TEMPERATURE = 0.07  # of the neighbors' vote, as in dino_core.measures.knn
@@ -171,6 +173,9 @@ class Workbench:
             self._status = Status("ready", "Ready")
         except UserError as error:  # of the model alone: others can still be picked
             self._status = Status("ready", str(error))
+        except Exception as error:
+            traceback.print_exc()
+            self._status = Status("ready", f"The model could not be loaded ({error})")
         finally:
             self._started.set()
 
@@ -449,7 +454,8 @@ class Workbench:
 
         key = (spec, model_stamp(self.root, spec))
         if key not in self._models:
-            model = load_model(spec, device=self._device, root=self.root)
+            with _BUILDING:
+                model = load_model(spec, device=self._device, root=self.root)
             _keep(self._models, key, model, MODELS_KEPT)
         self._models.move_to_end(key)
         return self._models[key]

@@ -206,7 +206,7 @@ def test_any_name_will_do(bench, scene, files, name):
     for few in (files[:1], files):
         few[0]["name"] = name
         answer = ask(bench, scene, "clip", files=few, **CLIP)
-        assert answer["told"].startswith(f"{len(few)} frames")
+        assert answer["told"].startswith(f"{len(few)} frame")
 
 
 def test_what_leaves_frames_out_is_told_without_a_path(bench, scene, files):
