@@ -5,7 +5,7 @@ to the system at once, and the next step pays for fresh, zeroed pages: on two co
 faults and a fifth of the time of a ViT-T/16 step. Torch-free.
 
 A server's threads take turns at whole images, and each heap keeps pieces of what it once held: on
-two cores the lens grew from 0.98 to 1.13 GB in a thousand looks, with two heaps to 1.02.
+two cores the lens grew from 0.98 to 1.13 GB in a thousand looks, with two heaps to 1.05.
 """
 
 import ctypes
