@@ -338,7 +338,7 @@ class LensPage:
         tiles = []
         for example in self.examples:
             image = catalog.load(catalog.from_example(example))
-            small = data_url(catalog.jpeg(image, EXAMPLE_SIDE, quality=80))
+            small = catalog.jpeg_url(catalog.jpeg(image, EXAMPLE_SIDE, quality=80))
             tiles.append({"title": example.title, "credit": example.credit, "image": small})
         return {"examples": tiles, "limit": catalog.MAX_UPLOAD}
 
@@ -399,13 +399,9 @@ def drawn(scene: catalog.Scene, sight: catalog.Sight) -> dict[str, Any]:
         "sizes": sight.sizes,
         "title": picture.title,
         "credit": picture.credit,
-        "image": data_url(sight.photo),
+        "image": catalog.jpeg_url(sight.photo),
         "payload": base64.b64encode(sight.payload).decode(),
     }
-
-
-def data_url(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def theme() -> gr.themes.Base:

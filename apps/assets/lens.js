@@ -581,7 +581,7 @@ function ownFolder(command) {
 function whereIn(hit) {
   if (!hit.map) return [];
   const [h, w] = hit.map.grid;
-  const codes = Uint8Array.from(atob(hit.map.codes), (letter) => letter.charCodeAt(0));
+  const codes = bytesFromBase64(hit.map.codes);
   const small = node("canvas", {width: w, height: h});
   const heat = small.getContext("2d").createImageData(w, h);
   for (let i = 0; i < codes.length; i++) heat.data.set([255, 190, 40, Math.max(0, codes[i] - 170) * 2.2], 4 * i);

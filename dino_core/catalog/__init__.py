@@ -31,6 +31,7 @@ from dino_core.catalog.pictures import (
     from_example,
     from_gallery,
     jpeg,
+    jpeg_url,
     load,
     uploaded,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "gallery_key",
     "gallery_title",
     "jpeg",
+    "jpeg_url",
     "label_vote",
     "load",
     "model_title",

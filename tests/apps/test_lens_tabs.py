@@ -336,18 +336,19 @@ def test_neighbors_of_a_box_and_of_a_patch_filtered(photo_at: Any, with_patches:
 # -- the camera ---------------------------------------------------------------------------------
 
 
+CAMERA = """() => { // a canvas that changes stands in for what a camera sees
+    const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 48});
+    const context = canvas.getContext('2d');
+    setInterval(() => context.fillRect(0, 0, 30 * Math.random(), 20), 30);
+    const stream = canvas.captureStream();
+    globalThis.cameraTrack = stream.getTracks()[0];
+    navigator.mediaDevices.getUserMedia = async () => stream;
+}"""
+
+
 def test_a_picture_from_the_camera(photo_at: Any) -> None:
     page = photo_at
-    page.evaluate(
-        """() => {
-            const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 48});
-            const context = canvas.getContext('2d');
-            setInterval(() => context.fillRect(0, 0, 30 * Math.random(), 20), 30);
-            const stream = canvas.captureStream();
-            globalThis.cameraTrack = stream.getTracks()[0];
-            navigator.mediaDevices.getUserMedia = async () => stream;
-        }"""
-    )
+    page.evaluate(CAMERA)
     page.click(".camera-open")
     page.click(".camera-close")
     page.wait_for_selector("dialog.camera", state="detached")
@@ -362,14 +363,7 @@ def test_a_picture_from_the_camera(photo_at: Any) -> None:
 
 def test_a_picture_taken_is_looked_at(photo_at: Any) -> None:
     page = photo_at
-    page.evaluate(
-        """() => {
-            const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 48});
-            const context = canvas.getContext('2d');
-            setInterval(() => context.fillRect(0, 0, 30 * Math.random(), 20), 30);
-            navigator.mediaDevices.getUserMedia = async () => canvas.captureStream();
-        }"""
-    )
+    page.evaluate(CAMERA)
     page.click(".camera-open")
     page.click(".camera-take")
     shown(page, "camera.jpg")

@@ -61,8 +61,3 @@ class Desk:
 def encoded(data: bytes) -> str:
     """Bytes as base64 text."""
     return base64.b64encode(data).decode()
-
-
-def jpeg_url(data: bytes) -> str:
-    """JPEG bytes as an address that a browser shows without asking anyone."""
-    return "data:image/jpeg;base64," + encoded(data)

@@ -6,7 +6,7 @@ import numpy as np
 
 from dino_core.catalog.answers.desk import Desk, encoded
 from dino_core.catalog.questions import Question
-from dino_core.lenses import Attention, LensPayload, look
+from dino_core.lenses import Attention, LensPayload, look, plan
 from dino_core.lenses.similarity import similarity
 
 
@@ -23,22 +23,18 @@ def patch(desk: Desk, question: Question) -> dict[str, Any]:
 
 
 def rollout(desk: Desk, question: Question) -> dict[str, Any]:
-    """Attention of the class token (or of a patch) rolled out over all layers, as one map."""
+    """Attention of the class token rolled out over all layers, as one map."""
     from dino_core.lenses.rollout import rollout as rolled
 
-    tokens = desk.tokens()
-    height, width = tokens.grid
-    query = None
-    if "row" in question:
-        query = question.whole("row", 0, height - 1), question.whole("column", 0, width - 1)
-    flow = rolled(desk.model, desk.image, size=desk.scene.size, query=query)
+    model, (height, width) = desk.model, desk.image.shape[:2]
+    fed = plan(model, height, width, size=desk.scene.size)
     attention = Attention(
-        maps=flow[None, None],
-        image_size=tokens.image_size,
-        source_size=tokens.source_size,
-        patch_size=tokens.patch_size,
-        model=tokens.model,
-        model_hash=tokens.model_hash,
+        maps=rolled(model, desk.image, size=desk.scene.size)[None, None],
+        image_size=(fed.height, fed.width),
+        source_size=(height, width),
+        patch_size=model.backbone.patch_size,
+        model=model.spec,
+        model_hash=model.hash,
     )
     return {"payload": encoded(LensPayload.from_attention(attention).to_bytes())}
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dino_core.catalog.answers.desk import Desk, jpeg_url
+from dino_core.catalog.answers.desk import Desk
 from dino_core.catalog.answers.heads import coded
-from dino_core.catalog.pictures import jpeg, load
+from dino_core.catalog.pictures import jpeg, jpeg_url, load
 from dino_core.catalog.questions import Question
 from dino_core.catalog.workbench import SHOWN_SIDE
 from dino_core.lenses.similarity import best_match, matches, similarity
