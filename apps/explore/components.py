@@ -71,4 +71,7 @@ def tokens() -> str:
 
 def style() -> str:
     """All CSS of the page outside the components."""
-    return tokens() + (ASSETS / "explorer.css").read_text(encoding="utf-8")
+    pages = sorted(ASSETS.glob("explore-*.css"))
+    return tokens() + "".join(
+        path.read_text(encoding="utf-8") for path in [ASSETS / "explorer.css", *pages]
+    )

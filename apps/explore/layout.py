@@ -1,48 +1,76 @@
-"""The page: a bar of pickers, a notice where one is due, the map, and a panel beside it."""
+"""The frame of every page: the bar on top, the page that the address names, errors as sentences."""
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from urllib.parse import quote
 
 import streamlit as st
 
 from dino_core.errors import UserError
-from explore import components, loading, making, panels, picking, state
+from explore import address, components, loading, making, picking, state
+from explore.here import Here
 from explore.opened import Opened, open_gallery
 from explore.options import options
 
 MARK = components.ASSETS / "mark.svg"
 
 
+@dataclass(frozen=True)
+class Page:
+    """One of `explore/pages`."""
+
+    title: str
+    of_gallery: bool = True  # whether it shows a gallery
+
+
+PAGES = {
+    "map": Page("Map"),
+    "neighbors": Page("Neighbors"),
+    "clusters": Page("Clusters"),
+    "quality": Page("Quality"),
+    "heads": Page("Heads"),
+    "compare": Page("Compare"),
+    "runs": Page("Runs", of_gallery=False),
+    "emergence": Page("Emergence", of_gallery=False),
+    "galleries": Page("Galleries", of_gallery=False),
+}
+
+
 def show() -> None:
-    """Draw the page for what the session and the address say."""
-    _page()
+    """Draw the page for what the address says."""
+    st.set_page_config("DINO explorer", str(MARK), layout="wide")
+    state.follow(address.begin())
+    st.html(f"<style>{components.style()}</style>")
+    try:
+        _page(options().root.resolve())
+    except UserError as error:
+        st.error(str(error))
+    address.finish()
     loading.page_is_out()
 
 
-def _page() -> None:
-    st.set_page_config("DINO explorer", str(MARK), layout="wide")
-    st.html(f"<style>{components.style()}</style>")
-    root = options().root.resolve()
-    with st.container(key="bar", horizontal=True, vertical_alignment="bottom", gap="small"):
+def _page(root: Path) -> None:
+    with st.container(key="top", horizontal=True, vertical_alignment="center", gap="medium"):
         st.html("<h1>DINO <span>explorer</span></h1>")
-        path = picking.gallery(root)
-        opened = _open(path)
-        if opened is not None:
-            color, map_name = picking.color(opened), picking.map_of(opened)
-        model = picking.model(root, opened)
-        making.popover(root, model)
+        name = address.segments(
+            "Page", "page", list(PAGES), on_change=_turn, format_func=lambda name: PAGES[name].title
+        )
+    page, opened, path = PAGES[name], None, None
+    bar = st.container(key="bar", horizontal=True, vertical_alignment="bottom", gap="small")
+    with bar:
+        if page.of_gallery:
+            path = picking.gallery(root)
+            opened = _open(path)
+        model = picking.model(root, opened) if page.of_gallery else "starter"
     making.progress(root)
-    if opened is None:
+    if page.of_gallery and opened is None:
         making.first(root, model, empty=path is None)
         return
-    if opened.gallery.info.generated:
-        making.notice(root, model, opened)
-    picking.follow_address(opened)
-    left, right = st.columns([1.85, 1], gap="small")
-    with right, st.container(key="panel"):
-        shown = panels.show(opened, model, color, map_name)
-    with left, st.container(key="map_side"):
-        _map(opened, color, map_name, shown)
+    import_module(f"explore.pages.{name}").show(Here(root, model, bar, opened))
+
+
+def _turn() -> None:
+    address.go(st.session_state["page"])
 
 
 def _open(path: Path | None) -> Opened | None:
@@ -54,35 +82,3 @@ def _open(path: Path | None) -> Opened | None:
     except UserError as error:
         st.error(str(error))
         return None
-
-
-def _map(opened: Opened, color: str, map_name: str, shown: panels.Shown) -> None:
-    coloring = opened.coloring(color)
-    light, dark = coloring.colors(dark=False), coloring.colors(dark=True)
-    components.scatter(
-        key=state.MAP_KEY,
-        data={
-            "points": f"explorer/points/{opened.key}/{map_name}",
-            "codes": f"explorer/codes/{opened.key}/{quote(color, safe='')}",
-            "thumbs": f"explorer/image/{opened.key}",
-            "info": f"explorer/info/{opened.key}",
-            "legend": {
-                "title": color,
-                "kind": coloring.kind,
-                "entries": coloring.entries,
-                "low": coloring.low,
-                "high": coloring.high,
-            },
-            "colors": {
-                "light": light,
-                "dark": dark,
-            },
-            "panel": components.PANEL,
-            "selection": state.selection_message(),
-            "picked": state.picked(),
-            "lit": shown.lit,
-            "query": shown.query,
-        },
-        on_pick_change=lambda: state.on_map("pick"),
-        on_select_change=lambda: state.on_map("select"),
-    )

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from dino_core.gallery import Gallery
+from dino_core.gallery.columns import column as values_of
+from dino_core.gallery.columns import column_names, stamp
 from dino_core.gallery.manifest import MANIFEST
-from dino_core.gallery.selection import Coloring, color_by
+from dino_core.gallery.selection import MAX_CATEGORIES, NO_VALUE, Coloring, color_by
 from dino_core.rng import permutation
 
 GALLERIES_KEPT = 4
-SIMILARITY = "similarity to nearest"  # low: an outlier; 1.00: a duplicate
-_OURS = {"id", "path", "label", "split", "mask", "content_hash", "size", "mtime", "gone"}
+IDS_KEPT = 256  # of which the row was looked up
 
 _open: OrderedDict[str, "Opened"] = OrderedDict()
 _lock = threading.Lock()
@@ -34,7 +35,8 @@ class Opened:
 
     key: str
     gallery: Gallery
-    _colorings: dict[str, Coloring] = field(default_factory=dict)
+    _colorings: dict[str, tuple[int, Coloring]] = field(default_factory=dict)
+    _rows: dict[str, int | None] = field(default_factory=dict)
     _xy: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -43,13 +45,10 @@ class Opened:
         """One label per row; missing ones are NA."""
         return self.gallery.images["label"].astype("string")
 
-    @cached_property
+    @property
     def columns(self) -> list[str]:
         """What the map can be colored by, the label first where there is one."""
-        images = self.gallery.images
-        standard = [name for name in ("label", "split") if images[name].notna().any()]
-        own = [name for name in images.columns if name not in _OURS]
-        return [*standard, *own, SIMILARITY]
+        return column_names(self.gallery)
 
     @cached_property
     def rank(self) -> np.ndarray:
@@ -60,17 +59,45 @@ class Opened:
         return permutation(len(self.labels), "explorer", "order of grids")
 
     def coloring(self, column: str) -> Coloring:
-        """That column as colors; the first call computes it."""
+        """That column as colors; the first call computes it. Raises `UserError` for no column."""
+        changed = stamp(self.gallery, column)
         with self._lock:
-            if column not in self._colorings:
-                self._colorings[column] = color_by(self._values(column), column)
-            return self._colorings[column]
+            made, coloring = self._colorings.get(column, (None, None))
+            if coloring is None or made != changed:
+                coloring = color_by(values_of(self.gallery, column), column)
+                self._colorings[column] = changed, coloring
+            return coloring
 
-    def _values(self, column: str) -> pd.Series:
-        if column != SIMILARITY:
-            return self.gallery.images[column]
-        _, scores = self.gallery.neighbors()
-        return pd.Series(scores[:, 0] if scores.shape[1] else np.full(len(scores), np.nan))
+    def told(self, column: str, rows: np.ndarray) -> list[str | None]:
+        """The values of some rows as text; None for what is missing."""
+        coloring = self.coloring(column)
+        if coloring.kind == "categories" and len(coloring.entries) < MAX_CATEGORIES:
+            names = [None if name == NO_VALUE else name for name, _ in coloring.entries]
+            return [names[code] for code in coloring.codes[rows].tolist()]
+        values = values_of(self.gallery, column).iloc[rows]
+        return [None if pd.isna(value) else _spoken(value) for value in values]
+
+    def code_colors(self, column: str, rows: np.ndarray) -> tuple[list[str], list[str]]:
+        """The colors of some rows, on a light page and on a dark one."""
+        coloring = self.coloring(column)
+        codes = coloring.codes[rows].tolist()
+        light, dark = coloring.colors(dark=False), coloring.colors(dark=True)
+        return [light[code] for code in codes], [dark[code] for code in codes]
+
+    def id(self, row: int) -> str:
+        """The id of a row's image."""
+        return str(self.gallery.images["id"].iat[row])
+
+    def row(self, id: str | None) -> int | None:
+        """The row of an image's id, None for one that is not here."""
+        if id is None:
+            return None
+        if id not in self._rows:
+            found = np.flatnonzero((self.gallery.images["id"] == id).to_numpy(bool))
+            while len(self._rows) >= IDS_KEPT:
+                self._rows.pop(next(iter(self._rows)))
+            self._rows[id] = int(found[0]) if len(found) else None
+        return self._rows[id]
 
     def xy(self, map_name: str) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates as the browser gets them, float32 [n] each; NaN where a row has none."""
@@ -95,6 +122,10 @@ def open_gallery(path: Path) -> Opened:
                 _open.popitem(last=False)
         _open.move_to_end(key)
         return _open[key]
+
+
+def _spoken(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def by_key(key: str) -> Opened | None:

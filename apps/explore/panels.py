@@ -1,30 +1,19 @@
 """The panel beside the map: what is selected, one image and its neighbors, or your own photo."""
 
-import hashlib
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import streamlit as st
 
-from dino_core.catalog import MAX_PIXELS
-from dino_core.data import BadImage, decode_image
-from dino_core.errors import UserError
-from dino_core.gallery.selection import page_of, select, shares
-from explore import components, loading, picking, state
+from dino_core.gallery.selection import select, shares
+from explore import grid, photo, state
+from explore.here import Here
 from explore.opened import Opened
-from explore.options import options
 
-if TYPE_CHECKING:
-    from dino_core.models import Model
-
-PAGE_SIZE = 24  # thumbnails
 NEIGHBORS_SHOWN = 18
 BARS = 6  # labels with a bar of their own
 PREVIEW_SIDE = 640  # pixels
-UPLOAD_TYPES = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +24,10 @@ class Shown:
     query: list[float] | None = None
 
 
-def show(opened: Opened, model: str, color: str, map_name: str) -> Shown:
+def show(here: Here, color: str, map_name: str) -> Shown:
     """Draw the panel; returns what the map has to light up."""
+    opened = here.opened
+    assert opened is not None
     st.session_state.setdefault("tab", state.IMAGES)
     tab = st.segmented_control(
         "Look at",
@@ -46,8 +37,8 @@ def show(opened: Opened, model: str, color: str, map_name: str) -> Shown:
         width="stretch",
     )
     if tab == state.PHOTO:
-        return _photo(opened, model, color, map_name)
-    row = state.picked()
+        return _photo(here, opened, color, map_name)
+    row = state.picked(opened)
     if row is not None:
         return _one_image(opened, row, color)
     _many_images(opened, color, map_name)
@@ -74,10 +65,7 @@ def _many_images(opened: Opened, color: str, map_name: str) -> None:
     if selection:  # of all images, the legend tells it already
         _bars(opened, rows)
     mixed = rows[np.argsort(opened.rank[rows])]
-    on_page, page, pages = page_of(mixed, state.page(), PAGE_SIZE)
-    first = page * PAGE_SIZE
-    note = f"{first + 1:,}–{first + len(on_page):,} of {len(rows):,}"
-    _grid(opened, on_page, color, key="grid", page=page, pages=pages, note=note)
+    grid.show(opened, mixed, key="grid", color=color, pager="p")
 
 
 def _facts(opened: Opened, *, whole: bool) -> str:
@@ -135,7 +123,7 @@ def _pairs(opened: Opened, column: str) -> list[str]:
 def _one_image(opened: Opened, row: int, color: str) -> Shown:
     """An image, what is known of it, and its nearest neighbors (computed with the gallery)."""
     back = "the selection" if state.selection() else "all images"
-    st.button(f"← Back to {back}", on_click=state.pick, args=(None,), type="tertiary")
+    st.button(f"← Back to {back}", on_click=state.pick, args=(opened, None), type="tertiary")
     facts = opened.gallery.images.iloc[row]
     st.image(str(opened.gallery.thumbnail(row, PREVIEW_SIDE)), width="stretch")
     name = _label(opened, row)
@@ -154,7 +142,7 @@ def _one_image(opened: Opened, row: int, color: str) -> Shown:
         st.caption("There is no other image to compare it with.")
         return Shown()
     st.html(f"<h3>Nearest neighbors {_agreement(opened, name, near)}</h3>")
-    _grid(opened, near, color, key="neighbors", scores=how_near)
+    grid.show(opened, near, key="neighbors", color=color, scores=how_near)
     return Shown(lit=[int(other) for other in near])
 
 
@@ -174,117 +162,19 @@ def _agreement(opened: Opened, name: str | None, near: np.ndarray) -> str:
 # -- your own photo ---------------------------------------------------------------------------
 
 
-def _photo(opened: Opened, model: str, color: str, map_name: str) -> Shown:
+def _photo(here: Here, opened: Opened, color: str, map_name: str) -> Shown:
     """Upload an image; its neighbors, and where it would lie on the map."""
-    st.file_uploader(
-        "A photo of your own",
-        type=UPLOAD_TYPES,
-        key="upload",
-        on_change=_keep_photo,
-        label_visibility="collapsed",
-    )
-    data = st.session_state.get("photo")
+    data = photo.ask()
     if data is None:
         st.html(
             "<p class='facts'>Its nearest images in this gallery appear here, and a star shows "
             "where it would lie on the map. The photo is forgotten when this page is closed.</p>"
         )
         return Shown()
-    found = _search(opened, model, map_name, data)
+    found = photo.search(here, map_name, data, NEIGHBORS_SHOWN)
     if found is None:
         return Shown()
     st.image(data, width="stretch")
     st.html("<h3>Nearest in the gallery</h3>")
-    _grid(opened, found["rows"], color, key="hits", scores=found["scores"])
-    return Shown(lit=[int(row) for row in found["rows"]], query=found["xy"])
-
-
-def _keep_photo() -> None:
-    """Hold on to the photo: Streamlit drops an upload while another tab is shown."""
-    uploaded = st.session_state["upload"]
-    st.session_state["photo"] = None if uploaded is None else uploaded.getvalue()
-
-
-def _search(opened: Opened, spec: str, map_name: str, data: bytes) -> dict[str, Any] | None:
-    """Rows, scores and place of an uploaded image; None with the reason on the page."""
-    key = (opened.key, spec, map_name, hashlib.sha256(data).hexdigest())
-    found = st.session_state.get("query")
-    if found is not None and found["key"] == key:
-        return found
-    try:
-        picking.check_model(spec)
-        image = decode_image(data, MAX_PIXELS)
-        model = _model(spec)
-        if model is None:
-            return None
-        hits = opened.gallery.search(image, NEIGHBORS_SHOWN, model=model)
-        place = opened.gallery.place(image, map_name, model=model)
-    except BadImage as error:
-        st.error(f"This file cannot be read as an image: {error.reason}.")
-        return None
-    except UserError as error:
-        st.error(str(error))
-        return None
-    xy = [float(place["x"].iloc[0]), float(place["y"].iloc[0])]
-    found = {"key": key, "rows": hits.rows, "scores": hits.scores, "xy": xy}
-    st.session_state["query"] = found
-    return found
-
-
-def _model(spec: str) -> "Model | None":
-    """The model; None while it is loading or when it cannot be loaded, which the page then says."""
-    loaded = loading.load(spec, options().root.resolve())
-    if loaded.waiting:
-        _wait_for(spec)
-    elif loaded.error:
-        st.error(loaded.error)
-        st.button("Try again", on_click=loading.forget, args=(spec,))
-    return loaded.model
-
-
-@st.fragment(run_every=0.5)
-def _wait_for(spec: str) -> None:
-    """Say what is being loaded, until it is; then draw the page again."""
-    loaded = loading.load(spec, options().root.resolve())
-    if not loaded.waiting:
-        st.rerun()
-    st.html(f"<p class='loading'>{html.escape(loaded.waiting)}</p>")
-
-
-# -- the grid ---------------------------------------------------------------------------------
-
-
-def _grid(
-    opened: Opened,
-    rows: np.ndarray,
-    color: str,
-    *,
-    key: str,
-    scores: Sequence[float] | np.ndarray | None = None,
-    page: int = 0,
-    pages: int = 1,
-    note: str = "",
-) -> None:
-    """Thumbnails that can be clicked, with their labels in the colors of the map."""
-    column = "label" if "label" in opened.columns else color
-    coloring = opened.coloring(column)
-    light, dark = coloring.colors(dark=False), coloring.colors(dark=True)
-    items = []
-    for place, row in enumerate(int(row) for row in rows):
-        code = int(coloring.codes[row])
-        item = {"row": row, "id": str(opened.gallery.images["id"].iloc[row])}
-        item |= {"label": _label(opened, row), "light": light[code], "dark": dark[code]}
-        items.append(item | ({} if scores is None else {"score": float(scores[place])}))
-    components.thumbs(
-        key=key,
-        data={
-            "thumbs": f"explorer/image/{opened.key}",
-            "panel": components.PANEL,
-            "items": items,
-            "page": page,
-            "pages": pages,
-            "note": note,
-        },
-        on_pick_change=lambda: state.on_grid(key, "pick"),
-        on_page_change=lambda: state.on_grid(key, "page"),
-    )
+    grid.show(opened, found.hits.rows, key="hits", color=color, scores=found.hits.scores)
+    return Shown(lit=found.hits.rows.tolist(), query=found.xy)

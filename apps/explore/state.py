@@ -1,81 +1,97 @@
-"""What this visitor is looking at: kept in the session, and in the address where that is simple.
+"""What this visitor has picked: an image, and a selection on the map. Both live in the address.
 
-`?gallery=scenes&color=label&map=umap&image=scenes/000012` opens the same gallery at the same image.
-The polygon of a lasso, an uploaded photo and the page of a grid belong to the session alone.
+`?gallery=scenes&color=label&map=umap&image=scenes/000012` opens the same gallery at the same image;
+`region` is what was drawn around on the map, `shown` the codes of the color that the legend leaves.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from dino_core.gallery.selection import Selection
+from explore import address
+from explore.opened import Opened
 
-IMAGES, PHOTO = "Images", "Your photo"
 MAP_KEY = "the_map"
+IMAGES, PHOTO = "Images", "Your photo"
 
 
-def remember(**values: str | None) -> None:
-    """Put values into the page's address; None takes one out."""
-    for name, value in values.items():
-        if value is None:
-            st.query_params.pop(name, None)
-        elif st.query_params.get(name) != value:
-            st.query_params[name] = value
-
-
-def from_address(name: str) -> str | None:
-    """A value of the page's address."""
-    return st.query_params.get(name)
+def follow(changed: set[str]) -> None:
+    """Take up what the visitor changed in the address (see `address.begin`)."""
+    if changed & {"region", "shown", "color", "map", "gallery"}:
+        st.session_state["stamp"] = st.session_state.get("stamp", 0) + 1  # newer than the browser's
+    if "image" in changed:
+        st.session_state["tab"] = IMAGES
 
 
 def forget() -> None:
     """Let go of everything that belongs to one gallery."""
-    for name in ("picked", "selection", "page", "query", "color", "map"):
-        st.session_state.pop(name, None)
-    remember(image=None, color=None, map=None)
+    st.session_state.pop("query", None)
+    kept = {name: None for name in address.COMMON if name not in ("page", "gallery", "model")}
+    address.change(**kept)
+    follow({"gallery"})
 
 
-def picked() -> int | None:
+def picked(opened: Opened) -> int | None:
     """The row of the image being looked at."""
-    return st.session_state.get("picked")
+    return opened.row(address.get("image"))
 
 
-def pick(row: int | None) -> None:
-    """Look at one image, or at none."""
-    st.session_state["picked"] = row
+def pick(opened: Opened, row: int | None) -> None:
+    """Look at one image, or at none: for a callback."""
+    id = None if row is None or row >= len(opened.labels) else opened.id(row)
     st.session_state["tab"] = IMAGES
+    if address.page() in ("map", "neighbors", "compare"):  # they show one themselves
+        address.put(image=id)
+    else:
+        address.go("map", image=id)
 
 
 def selection() -> Selection:
     """What is selected on the map."""
-    return Selection.from_browser(selection_message())
+    shown = (address.get("shown") or "").split(",")
+    codes = frozenset(int(code) for code in shown if code.isdecimal())
+    return replace(Selection.from_text(address.get("region") or ""), shown=codes)
 
 
-def selection_message() -> dict[str, Any] | None:
-    """The same, as the browser sent it: handed back to it so that a reload draws it again."""
-    return st.session_state.get("selection")
+def selection_message() -> dict[str, Any]:
+    """The same as the map in the browser takes it, so that a reload draws it again."""
+    chosen = selection()
+    return {
+        "polygons": [[list(corner) for corner in polygon] for polygon in chosen.polygons],
+        "shown": sorted(chosen.shown),
+        "stamp": st.session_state.get("stamp", 0),
+    }
 
 
-def page() -> int:
-    """Which page of the grid is open, from 0."""
-    return st.session_state.get("page", 0)
+def select(chosen: Selection) -> None:
+    """Select on the map: for a callback."""
+    shown = ",".join(str(code) for code in sorted(chosen.shown))
+    address.put(region=chosen.to_text() or None, shown=shown or None, image=None, p=None)
+    st.session_state["tab"] = IMAGES
 
 
-def on_map(name: str) -> None:
+def on_map(opened: Opened, name: str, key: str = MAP_KEY) -> None:
     """A click or a lasso on the map."""
-    value = st.session_state[MAP_KEY][name]
-    if name == "pick" and isinstance(value, int):
-        pick(value)
-    elif name == "select" and isinstance(value, dict):
-        st.session_state.update(selection=value, page=0, picked=None, tab=IMAGES)
-
-
-def on_grid(key: str, name: str) -> None:
-    """A click on a thumbnail, or on the pager, of the grid with this key."""
     value = st.session_state[key][name]
-    if not isinstance(value, int):
-        return
-    if name == "pick":
-        pick(value)
-    else:
-        st.session_state["page"] = value
+    if name == "pick" and isinstance(value, int) and 0 <= value < len(opened.labels):
+        pick(opened, value)
+    elif name == "select" and isinstance(value, dict):
+        stamp = value.get("stamp")
+        st.session_state["stamp"] = stamp if isinstance(stamp, int) else 0
+        select(Selection.from_browser(value))
+
+
+def on_grid(opened: Opened, key: str) -> None:
+    """A click on a thumbnail of the grid with this key."""
+    value = st.session_state[key]["pick"]
+    if isinstance(value, int) and 0 <= value < len(opened.labels):
+        pick(opened, value)
+
+
+def on_page(key: str, pager: str | None) -> None:
+    """A click on the pager of the grid with this key."""
+    value = st.session_state[key]["page"]
+    if isinstance(value, int) and pager is not None:
+        address.put(**{pager: str(value + 1) if value > 0 else None})

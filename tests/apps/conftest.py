@@ -24,6 +24,7 @@ from dino_core.gallery.images import images_table, write_table
 from dino_core.gallery.manifest import GalleryInfo
 from dino_core.gallery.maps import pca_map
 from dino_core.gallery.neighbors import neighbor_graph
+from dino_core.launcher import Launcher, Server
 from dino_core.rng import generator
 from dino_core.serving import choose_port
 
@@ -145,3 +146,29 @@ def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the lens did not answer")
+
+
+@pytest.fixture(scope="session")
+def explorer(
+    tmp_path_factory: pytest.TempPathFactory, make_gallery: Callable[..., Path]
+) -> Iterator[tuple[str, Path]]:
+    """The address of a running explorer, started from `/`, and its root, for all pages' tests.
+
+    `galleries/scenes` holds 120 labeled images, `galleries/again` the same ones otherwise seen.
+    """
+    folder = tmp_path_factory.mktemp("explorer")
+    make_gallery(folder / "galleries" / "scenes", "scenes:120")
+    make_gallery(folder / "galleries" / "again", "scenes:120", spread=0.6)
+    port = choose_port(18500).number
+    words = ["-m", "streamlit", "run", str(ROOT / "apps" / "explorer.py")]
+    words += ["--server.port", str(port), "--", "--root", str(folder), "--gallery", "scenes"]
+    address = f"http://127.0.0.1:{port}/"
+    here = os.getcwd()
+    os.chdir("/")
+    try:
+        with Launcher(folder / "launcher") as launcher:
+            launcher.start(Server("explorer", (sys.executable, *words), address))
+            launcher.wait_until_answering(START_BOUND)
+            yield address, folder
+    finally:
+        os.chdir(here)

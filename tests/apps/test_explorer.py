@@ -19,28 +19,6 @@ ANSWER_BOUND = 50.0  # seconds; ten times the mark
 COUNT = 120
 
 
-@pytest.fixture(scope="module")
-def explorer(
-    tmp_path_factory: pytest.TempPathFactory, repository: Path, make_gallery: Any
-) -> Iterator[tuple[str, Path]]:
-    """The address of an explorer started from `/`, and the folder with its log and root."""
-    folder = tmp_path_factory.mktemp("explorer")
-    make_gallery(folder / "galleries" / "scenes", f"scenes:{COUNT}")
-    port = choose_port(18500).number
-    words = ["-m", "streamlit", "run", str(repository / "apps" / "explorer.py")]
-    words += ["--server.port", str(port), "--", "--root", str(folder)]
-    address = f"http://127.0.0.1:{port}/"
-    here = os.getcwd()
-    os.chdir("/")
-    try:
-        with Launcher(folder / "launcher") as launcher:
-            launcher.start(Server("explorer", (sys.executable, *words), address))
-            launcher.wait_until_answering(ANSWER_BOUND)
-            yield address, folder
-    finally:
-        os.chdir(here)
-
-
 def test_select_points_see_their_images_and_their_neighbors(explorer: Any, page: Any) -> None:
     address, folder = explorer
     page.goto(address)

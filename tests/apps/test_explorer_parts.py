@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from explore import components, layout, loading, making, options, panels, server, state
+from explore import address, components, loading, making, mapping, options, server, state
+from explore.here import Here
 from explore.opened import by_key, open_gallery
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
@@ -17,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from dino_core.errors import UserError
 from dino_core.gallery.images import read_table, write_table
 from dino_core.gallery.listing import gallery_name
+from dino_core.gallery.selection import Selection
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +85,6 @@ def test_the_address_opens_an_image(run, tmp_path, make_gallery):
     make_gallery(tmp_path / "galleries" / "a", "scenes:24")
     page = run()
     page.query_params["image"] = "scenes/000007"
-    del page.session_state["picked"]
     page.run()
     assert "Nearest neighbors" in said(page) and "scenes/000007" in said(page)
 
@@ -91,10 +92,11 @@ def test_the_address_opens_an_image(run, tmp_path, make_gallery):
 def test_a_selection_is_summed_up(run, tmp_path, make_gallery):
     make_gallery(tmp_path / "galleries" / "a", "scenes:24")
     page = run()
-    page.session_state["selection"] = {"polygon": None, "shown": [0, 1], "stamp": 1}
+    page.query_params["shown"] = "0,1"
     page.run()
     assert "4 selected" in said(page) and "50%" in said(page)
-    page.session_state["selection"] = {"polygon": [[9, 9], [9, 10], [10, 9]], "shown": []}
+    del page.query_params["shown"]
+    page.query_params["region"] = Selection((((9, 9), (9, 10), (10, 9)),)).to_text()
     page.run()
     assert "Nothing selected" in said(page) and "There is no point inside" in said(page)
 
@@ -152,7 +154,7 @@ def test_a_finished_build_opens_by_itself_and_a_failed_one_says_why(
     monkeypatch.setattr(making, "build_status", lambda p: quiet if p.name == "a" else status)
     new = tmp_path / "galleries" / "new"
     page.session_state["awaited"] = str(new)
-    page.session_state["selection"] = {"polygon": None, "shown": [1], "stamp": 1}
+    page.query_params["shown"] = "1"
     page.run()
     assert "2 selected" in said(page)
     assert page.get("progress")[0].proto.text == "Making **new**: Computing features 7 of 36"
@@ -172,9 +174,9 @@ def test_routes_serve_open_galleries_alone(tmp_path, make_gallery):
     opened = open_gallery(make_gallery(tmp_path / "a", "scenes:24"))
     assert by_key(opened.key) is opened and by_key("0" * 18) is None
     assert len(server.points(opened, "pca").body) == 24 * 2 * 4
-    assert len(server.codes(opened, "label").body) == 24
+    assert len(server.codes(opened, "0/label").body) == 24
     for answer in (
-        server.points(opened, "../pca"), server.codes(opened, "id"),
+        server.points(opened, "../pca"), server.codes(opened, "0/id"),
         server.image(opened, 24), server.image(opened, -1), server.info(opened, 99),
     ):  # fmt: skip
         assert answer.status_code == 404
@@ -187,7 +189,9 @@ def test_any_column_name_survives_its_address(tmp_path, make_gallery, monkeypatc
     opened = open_gallery(folder)
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(components, "scatter", lambda **values: drawn.update(values))
-    layout._map(opened, name, "pca", panels.Shown())
+    monkeypatch.setattr(address, "st", SimpleNamespace(session_state={}))
+    monkeypatch.setattr(state, "st", SimpleNamespace(session_state={}))
+    mapping.draw(Here(tmp_path, "starter", None, opened), name, "pca")  # type: ignore[arg-type]
     browser = TestClient(Starlette(routes=server.ROUTES))
     answer = browser.get("/" + drawn["data"]["codes"])
     assert answer.content == bytes(opened.coloring(name).codes) and len(answer.content) == 24
@@ -257,16 +261,55 @@ def test_settings_keep_to_this_machine():
     assert settings["server"]["maxUploadSize"] == 20
 
 
-def test_what_a_component_says_is_checked(monkeypatch):
-    session = {state.MAP_KEY: {"pick": "7", "select": "everything"}, "grid": {"page": 2}}
-    monkeypatch.setattr(state, "st", SimpleNamespace(session_state=session))
-    state.on_map("pick")
-    state.on_map("select")
-    assert "picked" not in session and "selection" not in session
-    session[state.MAP_KEY] = {"pick": 7, "select": {"polygon": None, "shown": [1], "stamp": 5}}
-    state.on_map("pick")
-    assert state.picked() == 7
-    state.on_grid("grid", "page")
-    assert state.page() == 2
-    state.on_map("select")
-    assert (state.picked(), state.page(), state.selection().shown) == (None, 0, {1})
+def test_what_a_component_says_is_checked(tmp_path, make_gallery, monkeypatch):
+    opened = open_gallery(make_gallery(tmp_path / "a", "scenes:24"))
+    session: dict[str, Any] = {
+        state.MAP_KEY: {"pick": "7", "select": "everything"}, "grid": {"pick": 24, "page": "2"},
+    }  # fmt: skip
+    for module in (state, address):
+        monkeypatch.setattr(module, "st", SimpleNamespace(session_state=session))
+    state.on_map(opened, "pick")
+    state.on_map(opened, "select")
+    state.on_grid(opened, "grid")
+    state.on_page("grid", "p")
+    assert session["address"] == {}
+
+    session[state.MAP_KEY] = {"pick": 7, "select": {"polygons": [], "shown": [1], "stamp": 5}}
+    session["grid"]["page"] = 2
+    state.on_map(opened, "pick")
+    assert state.picked(opened) == 7 and address.get("image") == opened.id(7)
+    state.on_page("grid", "p")
+    assert address.get("p") == "3"
+    state.on_map(opened, "select")
+    assert state.picked(opened) is address.get("p") is None and state.selection().shown == {1}
+    assert state.selection_message()["stamp"] == 5
+
+
+def test_back_and_forward_show_what_was_there(run, tmp_path, make_gallery):
+    """The browser then sends an address that the page did not write last."""
+    make_gallery(tmp_path / "galleries" / "a", "scenes:48")
+    page = run()
+    assert not page.query_params, "a bare address stays bare, or Back could not leave it"
+    box = next(box for box in page.selectbox if box.label == "Color")
+    box.set_value("similarity to nearest").run()
+    assert page.query_params["color"] == ["similarity to nearest"]
+    page.query_params["p"] = "2"
+    page.run()
+    del page.query_params["color"]
+    page.run()
+    assert next(box for box in page.selectbox if box.label == "Color").value == "label"
+    assert page.query_params == {"gallery": ["a"], "p": ["2"]}
+
+
+def test_a_page_keeps_its_own_values_and_shares_the_common_ones(monkeypatch):
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(address, "st", SimpleNamespace(session_state=session))
+    address.put(gallery="a", image="x", k="5")
+    address.go("clusters", of="kmeans")
+    assert session["address"] == {
+        "gallery": "a", "image": "x", "page": "clusters", "of": "kmeans"
+    }  # fmt: skip
+    address.go("map", image=None)
+    assert session["address"] == {"gallery": "a", "k": "5"}
+    address.go("clusters")
+    assert address.get("of") == "kmeans" and address.get("image") is None

@@ -1,0 +1,207 @@
+"""The page's address, in which every state of the explorer lives: back, forward and a link work.
+
+    k = address.slider("Neighbors", "k", 1, 50, 18)
+    st.button("On the map", on_click=address.go, args=("map",), kwargs={"image": id})
+
+A run of the script changes a copy, and writes it out once at its end (`finish`): one step of the
+visitor, one entry of the browser's history. Back and forward reach the script only as a run with
+another address than the one that was written (`begin`): whatever differs then is read anew.
+What has its default is left out, so addresses are short, and a bare one stays bare.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote, unquote
+
+import streamlit as st
+
+COMMON = ("page", "gallery", "model", "color", "map", "image", "region", "shown")  # of all pages
+FIRST_PAGE = "map"
+_NOW, _WRITTEN, _KEPT = "address", "address written", "address kept"
+
+Spelled = Callable[[Any], str]
+
+
+# -- a run of the script ----------------------------------------------------------------------
+
+
+def begin() -> set[str]:
+    """Take up the browser's address; returns the names that the visitor changed in it."""
+    there = st.query_params.to_dict()
+    before = st.session_state.get(_WRITTEN, {})
+    if there == before and _NOW in st.session_state:
+        return set()
+    changed = {name for name in {*there, *before} if there.get(name) != before.get(name)}
+    st.session_state[_NOW] = dict(there)
+    st.session_state[_WRITTEN] = there
+    for name in changed:
+        st.session_state.pop(_key(name), None)
+    return changed
+
+
+def finish() -> None:
+    """Write what this run has put, as one entry of the browser's history."""
+    now, written = _now(), st.session_state.get(_WRITTEN, {})
+    if now == written or (not written and set(now) <= {"gallery"}):
+        return  # the first visit of a bare address: an entry before it could not be left by Back
+    ordered = sorted(now, key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
+    st.session_state[_WRITTEN] = dict(now)
+    st.query_params.from_dict({name: now[name] for name in ordered})
+
+
+def _now() -> dict[str, str]:
+    now: dict[str, str] = st.session_state.setdefault(_NOW, {})
+    return now
+
+
+# -- values -----------------------------------------------------------------------------------
+
+
+def get(name: str) -> str | None:
+    """A value of the address."""
+    return _now().get(name)
+
+
+def put(**values: str | None) -> None:
+    """Put values into the address; None takes one out."""
+    now = _now()
+    for name, value in values.items():
+        if value is None:
+            now.pop(name, None)
+        else:
+            now[name] = value
+
+
+def page() -> str:
+    """The page that is open."""
+    return get("page") or FIRST_PAGE
+
+
+def go(page_name: str, **values: str | None) -> None:
+    """Open a page, with these values: for a callback. A page's own values wait for its return."""
+    now, kept = dict(_now()), st.session_state.setdefault(_KEPT, {})
+    kept[page()] = {name: value for name, value in now.items() if name not in COMMON}
+    there = {name: value for name, value in now.items() if name in COMMON}
+    there |= kept.get(page_name, {})
+    there["page"] = page_name
+    if page_name == FIRST_PAGE:
+        del there["page"]
+    st.session_state[_NOW] = there
+    st.session_state.pop("page", None)
+    change(**values)
+
+
+def change(**values: str | None) -> None:
+    """`put`, and let the widgets of these names show it: for a callback."""
+    put(**values)
+    for name in values:
+        st.session_state.pop(_key(name), None)
+
+
+def _key(name: str) -> str:
+    """The widget's: pages may use one name for different things."""
+    return name if name in COMMON else f"{page()}_{name}"
+
+
+# -- widgets that live in the address ---------------------------------------------------------
+
+
+def choice(
+    label: str,
+    name: str,
+    options: Sequence[Any],
+    *,
+    default: Any = None,
+    format_func: Spelled = str,
+    **how: Any,
+) -> Any:
+    """A select box; `default`: the first option."""
+    key, default = _chosen(name, options, default)
+    chosen = st.selectbox(label, options, key=key, format_func=format_func, **how)
+    chosen = chosen if chosen in options else default
+    put(**{name: None if chosen == default else str(chosen)})
+    return chosen
+
+
+def segments(
+    label: str,
+    name: str,
+    options: Sequence[Any],
+    *,
+    default: Any = None,
+    format_func: Spelled = str,
+    **how: Any,
+) -> Any:
+    """A segmented control of few options, of which one is always chosen."""
+    key, default = _chosen(name, options, default)
+    how = {"label_visibility": "collapsed", "required": True} | how
+    chosen = st.segmented_control(label, options, key=key, format_func=format_func, **how)
+    chosen = chosen if chosen in options else default
+    put(**{name: None if chosen == default else str(chosen)})
+    return chosen
+
+
+def slider(
+    label: str, name: str, low: float, high: float, default: float, *, step: Any = None, **how: Any
+) -> Any:
+    """A slider of whole numbers, or of others where `default` is a float."""
+    key, kind = _key(name), type(default)
+    if not low <= st.session_state.get(key, low - 1) <= high:
+        st.session_state[key] = min(max(_number(get(name), kind, default), low), high)
+    if low >= high:  # Streamlit refuses a slider without room
+        return default
+    value = st.slider(label, low, high, key=key, step=step, **how)
+    put(**{name: None if value == default else f"{value:g}"})
+    return value
+
+
+def toggle(label: str, name: str, *, default: bool = False, **how: Any) -> bool:
+    """A switch."""
+    key = _key(name)
+    if key not in st.session_state:
+        st.session_state[key] = {"yes": True, "no": False}.get(get(name) or "", default)
+    value = st.toggle(label, key=key, **how)
+    put(**{name: None if value == default else ("yes" if value else "no")})
+    return value
+
+
+def text(label: str, name: str, **how: Any) -> str:
+    """A line of text."""
+    key = _key(name)
+    if key not in st.session_state:
+        st.session_state[key] = get(name) or ""
+    value = st.text_input(label, key=key, **how)
+    put(**{name: value or None})
+    return value
+
+
+def several(
+    label: str, name: str, options: Sequence[Any], *, format_func: Spelled = str, **how: Any
+) -> list[Any]:
+    """Any number of the options, none to begin with."""
+    key = _key(name)
+    known = {str(option): option for option in options}
+    if any(value not in options for value in st.session_state.get(key, [None])):
+        wanted = [unquote(part) for part in (get(name) or "").split(",")]
+        st.session_state[key] = [known[part] for part in wanted if part in known]
+    values = st.multiselect(label, options, key=key, format_func=format_func, **how)
+    put(**{name: ",".join(quote(str(value), safe="") for value in values) or None})
+    return values
+
+
+def _chosen(name: str, options: Sequence[Any], default: Any) -> tuple[str, Any]:
+    """The widget's key, with a value in the session that is among the options; and the default."""
+    key = _key(name)
+    default = default if default in options else options[0]
+    if st.session_state.get(key) not in options:
+        known = {str(option): option for option in options}
+        st.session_state[key] = known.get(get(name) or "", default)
+    return key, default
+
+
+def _number(text: str | None, kind: type, default: float) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return default
+    return kind(value) if value == value else default

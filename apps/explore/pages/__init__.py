@@ -1,0 +1,1 @@
+"""The explorer's pages: layout alone. What they show is computed in `dino_core`."""
