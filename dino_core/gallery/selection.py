@@ -1,11 +1,11 @@
 """What a map shows and what was picked on it: colors, polygons, shares, pages. No app, no model.
 
-The browser draws the map and sends back a polygon in data coordinates; which points lie inside is
+The browser draws the map and sends back polygons in data coordinates; which points lie inside is
 decided here, by the same even-odd rule as `apps/assets/points.js`. So a selection of a million
-points costs a few hundred bytes on the wire, and can be kept, replayed and tested.
+points costs a few hundred bytes on the wire, and can be kept, linked to, replayed and tested.
 
     coloring = color_by(images["label"])
-    rows = select(x, y, coloring.codes, Selection(polygon=((0, 0), (1, 0), (0, 1))))
+    rows = select(x, y, coloring.codes, Selection(polygons=(((0, 0), (1, 0), (0, 1)),)))
     shares(images["label"].iloc[rows])        # [("dog", 12, 0.6), ...]
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from dino_core.gallery.regions import Polygon, read_polygons, spelled
 
 NO_VALUE = "no value"
 OTHER = "other"
@@ -28,27 +30,44 @@ Color = str  # "#rrggbb"
 
 @dataclass(frozen=True)
 class Selection:
-    """What was picked on a map: inside `polygon` (data coordinates; () for everywhere) and with a
-    code among `shown` (empty for any). An empty selection selects nothing.
+    """What was picked on a map: inside any of `polygons` (data coordinates; () for everywhere) and
+    with a code among `shown` (empty for any). An empty selection selects nothing.
     """
 
-    polygon: tuple[tuple[float, float], ...] = ()
+    polygons: tuple[Polygon, ...] = ()
     shown: frozenset[int] = frozenset()
 
     @classmethod
     def from_browser(cls, message: Mapping[str, Any] | None) -> "Selection":
-        """Read what scatter.js sent; anything malformed counts as nothing selected."""
+        """Read what scatter.js sent; anything malformed counts as nothing selected.
+
+        One `polygon` is read as well: links and sessions hold messages of before there were many.
+        """
+        message = message or {}
         try:
-            polygon = tuple((float(x), float(y)) for x, y in (message or {}).get("polygon") or ())
-            shown = frozenset(int(code) for code in (message or {}).get("shown") or ())
+            drawn = message.get("polygons") or [message.get("polygon") or ()]
+            polygons = tuple(tuple((float(x), float(y)) for x, y in one) for one in drawn)
+            shown = frozenset(int(code) for code in message.get("shown") or ())
         except (TypeError, ValueError):
             return cls()
-        if not np.isfinite(np.array(polygon)).all():
+        if not all(np.isfinite(np.array(one)).all() for one in polygons):
             return cls()
-        return cls(polygon if len(polygon) > 2 else (), shown)
+        return cls(tuple(one for one in polygons if len(one) > 2), shown)
+
+    def to_text(self) -> str:
+        """The polygons, for an address: letters, digits, `-` and `_`; "" for none. See `spelled`.
+
+        Three letters a coordinate where they were rounded as scatter.js does it.
+        """
+        return spelled(self.polygons)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Selection":
+        """What `to_text` wrote, exactly; anything damaged counts as nothing selected."""
+        return cls(read_polygons(text))
 
     def __bool__(self) -> bool:
-        return bool(self.polygon or self.shown)
+        return bool(self.polygons or self.shown)
 
 
 @dataclass(frozen=True)
@@ -122,9 +141,13 @@ def select(x: np.ndarray, y: np.ndarray, codes: np.ndarray, selection: Selection
     if selection.shown:
         chosen &= np.isin(codes, list(selection.shown))
     rows = np.flatnonzero(chosen)
-    if not selection.polygon:
+    if not selection.polygons:
         return rows
-    return rows[points_in_polygon(x[rows], y[rows], selection.polygon)]
+    x, y = x[rows], y[rows]
+    inside = np.zeros(len(rows), bool)
+    for polygon in selection.polygons:
+        inside |= points_in_polygon(x, y, polygon)
+    return rows[inside]
 
 
 def points_in_polygon(
@@ -136,13 +159,14 @@ def points_in_polygon(
     inside = np.zeros(len(x), bool)
     (left, lower), (right, upper) = corners.min(0), corners.max(0)
     near = np.flatnonzero((x >= left) & (x <= right) & (y >= lower) & (y <= upper))
+    near = near[np.argsort(y[near])]  # by height: a side concerns one stretch of them
     x, y = x[near], y[near]
     odd = np.zeros(len(near), bool)
     for (x_i, y_i), (x_j, y_j) in zip(corners, np.roll(corners, 1, axis=0), strict=True):
         if y_i == y_j:
             continue
-        crosses = (y_i > y) != (y_j > y)
-        odd ^= crosses & (x < (x_j - x_i) * (y - y_i) / (y_j - y_i) + x_i)
+        at = slice(*np.searchsorted(y, (min(y_i, y_j), max(y_i, y_j))))
+        odd[at] ^= x[at] < (x_j - x_i) * (y[at] - y_i) / (y_j - y_i) + x_i
     inside[near] = odd
     return inside
 

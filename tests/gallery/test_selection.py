@@ -64,10 +64,34 @@ def test_two_polygons_that_share_a_side_count_every_point_once(seed):
 def test_a_selection_is_polygon_and_filter_together():
     x, y = np.array([0.2, 0.4, 0.6, 5.0, np.nan]), np.full(5, 0.5)
     codes = np.array([0, 1, 0, 0, 0], np.uint8)
-    assert select(x, y, codes, Selection(SQUARE)).tolist() == [0, 1, 2]
+    assert select(x, y, codes, Selection((SQUARE,))).tolist() == [0, 1, 2]
     assert select(x, y, codes, Selection(shown=frozenset({0}))).tolist() == [0, 2, 3]
-    assert select(x, y, codes, Selection(SQUARE, frozenset({0}))).tolist() == [0, 2]
+    assert select(x, y, codes, Selection((SQUARE,), frozenset({0}))).tolist() == [0, 2]
     assert select(x, y, codes, Selection()).tolist() == []
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3))
+def test_several_polygons_select_what_lies_in_any(seed, count):
+    random = generator(seed, "several")
+    polygons = tuple(tuple(map(tuple, random.uniform(-1, 1, (5, 2)))) for _ in range(count))
+    x, y = random.uniform(-1, 1, (2, 80))
+    either = np.any([points_in_polygon(x, y, polygon) for polygon in polygons], axis=0)
+    codes = np.zeros(80, np.uint8)
+    assert select(x, y, codes, Selection(polygons)).tolist() == np.flatnonzero(either).tolist()
+
+
+@given(st.integers(0, 2**32), st.integers(3, 12))
+def test_inside_is_what_an_uneven_number_of_crossings_makes(seed, corners):
+    """Counted one point at a time, on a grid so coarse that points lie level with corners."""
+    random = generator(seed, "crossings")
+    polygon = [(float(x), float(y)) for x, y in random.integers(-3, 4, (corners, 2))]
+    x, y = random.integers(-6, 7, (2, 40)) / 2 + 0.25, random.integers(-6, 7, (2, 40)) / 2
+    for at_x, at_y, found in zip(x[0], y[0], points_in_polygon(x[0], y[0], polygon), strict=True):
+        crossed = 0
+        for (x_i, y_i), (x_j, y_j) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+            if min(y_i, y_j) <= at_y < max(y_i, y_j):
+                crossed += at_x < x_i + (at_y - y_i) * (x_j - x_i) / (y_j - y_i)
+        assert found == crossed % 2
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,9 @@ def test_a_selection_is_polygon_and_filter_together():
         {"polygon": [[0, 0], [1, float("nan")], [1, 0]]},
         {"polygon": "lasso", "shown": None},
         {"polygon": [[0, 0, 0]] * 3},
+        {"polygons": [[[0, 0], [1, 0]]]},
+        {"polygons": [[[0, 0], [1, 0], [0, 1]], [[0, 0], [1, float("inf")], [0, 1]]]},
+        {"polygons": 7},
         {"shown": ["dog"]},
     ],
 )
@@ -87,9 +114,13 @@ def test_a_malformed_message_selects_nothing(message):
 
 
 def test_the_browser_s_message_is_read():
-    message = {"polygon": [[0, 0], [1, 0], [1, 1]], "shown": [2, 5], "stamp": 17}
-    selection = Selection.from_browser(message)
-    assert selection == Selection(((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)), frozenset({2, 5}))
+    corners, other = [[0, 0], [1, 0], [1, 1]], [[5, 5], [6, 5], [5, 6]]
+    triangle = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
+    message = {"polygons": [corners, other], "shown": [2, 5], "stamp": 17}
+    both = Selection((triangle, ((5.0, 5.0), (6.0, 5.0), (5.0, 6.0))), frozenset({2, 5}))
+    assert Selection.from_browser(message) == both
+    assert Selection.from_browser({"polygon": corners}) == Selection((triangle,)), "of before"
+    assert Selection.from_browser({"polygons": [], "shown": [1]}) == Selection((), frozenset({1}))
 
 
 def test_categories_come_most_frequent_first_and_what_is_missing_last():
