@@ -3,11 +3,12 @@
 At every check the clean teacher features of the held-out slice are taken. With labels, a k-NN vote
 of a fixed slice of the training images classifies them; without, RankMe says how many dimensions
 they use, and the neighbor consistency whether an image keeps its neighbors when it is augmented.
-The features, and the attention of a few fixed images, stay in the run's `probes/`:
+The features, and the attention and the patches of a few fixed images, stay in the run's `probes/`:
 
     probes/held_out.json              ids and labels of the slice, in the order of the features
     probes/images/0.png ...           the fixed images
-    probes/step-00001000/             features.npy float16 [n, D], attention-0.bin ..., quality.json
+    probes/step-00001000/             features.npy float16 [n, D], quality.json, of each fixed image
+                                      attention-0.bin and patches-0.npy float16 [h, w, 8]
 """
 
 import copy
@@ -28,6 +29,7 @@ from dino_core.augment.sheet import visible
 from dino_core.data import BadImage, Source
 from dino_core.files import whole_folder, write_json
 from dino_core.lenses import LensPayload, look
+from dino_core.lenses.tokens import read_tokens
 from dino_core.measures import knn_accuracy, neighbor_consistency, rankme
 from dino_core.models import Model
 from dino_core.models.preprocess import preprocess
@@ -39,6 +41,9 @@ from dino_core.training.step import TrainState
 
 BANK = 5_000  # training images that vote
 CHUNK = 64  # images per forward pass
+DIRECTIONS = (
+    8  # of the patch tokens that are kept: three make colors, the others let them be steady
+)
 AUGMENTED = -1  # in the place of the epoch: no view of the training is met again
 
 
@@ -178,9 +183,13 @@ class Examiner:
             np.save(aside / "features.npy", features_ND.numpy().astype(np.float16))
             write_json(aside / "quality.json", quality.row())
             if getattr(model.backbone, "has_attention", True):
-                for i, image in self._readable(shown):
+                images = dict(self._readable(shown))
+                for i, image in images.items():
                     payload = LensPayload.from_attention(look(model, image))
                     (aside / f"attention-{i}.bin").write_bytes(payload.to_bytes())
+                patches = [read_tokens(model, image).patches for image in images.values()]
+                for i, scores_hwC in zip(images, principal(patches), strict=True):
+                    np.save(aside / f"patches-{i}.npy", scores_hwC)
 
     def _described(self) -> dict[str, Any]:
         labels = self.source.labels
@@ -196,6 +205,23 @@ class Examiner:
                 yield place, self.source.image(int(index))
             except BadImage:
                 continue
+
+
+def principal(patches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Patch tokens [h, w, D] of several images along the directions of most variance among all.
+
+    float16 [h, w, 8] each (fewer where D is less), the largest variance first, 0 in the mean. PCA
+    by the eigenvectors of the covariance; their signs are arbitrary.
+    """
+    if not patches:
+        return []
+    tokens_ND = np.concatenate([one.reshape(-1, one.shape[-1]) for one in patches])
+    centered_ND = tokens_ND - tokens_ND.mean(axis=0)
+    _, vectors_DD = np.linalg.eigh(centered_ND.T @ centered_ND)  # the largest last
+    scores_NC = (centered_ND @ vectors_DD[:, ::-1][:, :DIRECTIONS]).astype(np.float16)
+    ends = np.cumsum([one.shape[0] * one.shape[1] for one in patches])[:-1]
+    parts = np.split(scores_NC, ends)
+    return [part.reshape(*one.shape[:2], -1) for part, one in zip(parts, patches, strict=True)]
 
 
 class _Images(Dataset[Any]):

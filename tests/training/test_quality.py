@@ -8,13 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.decomposition import PCA
 
 from dino_core.data import open_source
 from dino_core.lenses import LensPayload, look
+from dino_core.lenses.tokens import read_tokens
 from dino_core.models import load_model
 from dino_core.runs import Run
 from dino_core.training import QualityConfig, Recipe, train
-from dino_core.training.quality import Examiner, Quality, split
+from dino_core.training.quality import Examiner, Quality, principal, split
 from dino_core.training.step import TrainState
 
 CHECKED = QualityConfig(checks=2, hold_out=0.25, k=5, probes=2)
@@ -73,6 +75,31 @@ def test_probes_tell_the_history_without_a_model(run, recipe, pictures):
     kept = LensPayload.from_bytes((probes / "step-00000012" / "attention-0.bin").read_bytes())
     attention = look(load_model(str(run.path), device="cpu"), image)
     assert np.array_equal(kept.codes, LensPayload.from_attention(attention).codes)
+
+
+def test_patches_are_kept_along_directions_that_the_images_share(run):
+    """Against scikit-learn's PCA of both images' tokens, up to each direction's sign."""
+    folder, model = run.path / "probes", load_model(str(run.path), device="cpu")
+    images = [np.asarray(Image.open(folder / "images" / f"{i}.png")) for i in (0, 1)]
+    tokens = [read_tokens(model, image).patches for image in images]
+    flat = np.concatenate([one.reshape(-1, one.shape[-1]) for one in tokens])
+    expected = PCA(8, svd_solver="full").fit_transform(flat)
+    kept = [np.load(folder / "step-00000012" / f"patches-{i}.npy") for i in (0, 1)]
+    assert [one.dtype for one in kept] == [np.float16] * 2
+    assert [one.shape for one in kept] == [(*one.shape[:2], 8) for one in tokens]
+    ours = np.concatenate([one.reshape(-1, 8) for one in kept]).astype(float)
+    signs = np.sign((ours * expected).sum(axis=0))
+    np.testing.assert_allclose(ours * signs, expected, atol=2e-3)
+
+
+def test_directions_of_narrow_tokens_and_of_none():
+    assert principal([]) == []
+    tokens = np.arange(18, dtype=np.float32).reshape(3, 3, 2)  # on a line: one direction varies
+    (scores,) = principal([tokens])
+    assert scores.shape == (3, 3, 2)
+    along = (np.arange(9) - 4) * 2 * np.sqrt(2)  # steps of (2, 2)
+    np.testing.assert_allclose(np.abs(scores[..., 0].ravel()), np.abs(along), rtol=1e-3)
+    np.testing.assert_allclose(scores[..., 1], 0, atol=1e-3)
 
 
 def test_the_best_checkpoint_is_kept(run):
