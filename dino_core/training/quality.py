@@ -41,9 +41,7 @@ from dino_core.training.step import TrainState
 
 BANK = 5_000  # training images that vote
 CHUNK = 64  # images per forward pass
-DIRECTIONS = (
-    8  # of the patch tokens that are kept: three make colors, the others let them be steady
-)
+DIRECTIONS = 8  # of the patch tokens, kept: three make colors, more let these be steady
 AUGMENTED = -1  # in the place of the epoch: no view of the training is met again
 
 
