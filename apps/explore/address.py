@@ -17,7 +17,7 @@ import streamlit as st
 
 COMMON = ("page", "gallery", "model", "color", "map", "image", "region", "shown")  # of all pages
 FIRST_PAGE = "map"
-_NOW, _WRITTEN, _KEPT = "address", "address written", "address kept"
+_NOW, _WRITTEN, _KEPT, _IMPLIED = "address", "address written", "address kept", "address implied"
 
 Spelled = Callable[[Any], str]
 
@@ -27,6 +27,7 @@ Spelled = Callable[[Any], str]
 
 def begin() -> set[str]:
     """Take up the browser's address; returns the names that the visitor changed in it."""
+    st.session_state[_IMPLIED] = {}
     there = st.query_params.to_dict()
     before = st.session_state.get(_WRITTEN, {})
     if there == before and _NOW in st.session_state:
@@ -41,9 +42,11 @@ def begin() -> set[str]:
 
 def finish() -> None:
     """Write what this run has put, as one entry of the browser's history."""
-    now, written = _now(), st.session_state.get(_WRITTEN, {})
-    if now == written or (not written and set(now) <= {"gallery"}):
-        return  # the first visit of a bare address: an entry before it could not be left by Back
+    now = _now()
+    if now:  # a bare address stays bare, or Back from it would be undone at once
+        now |= st.session_state.get(_IMPLIED, {})
+    if now == st.session_state.get(_WRITTEN, {}):
+        return
     ordered = sorted(now, key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
     st.session_state[_WRITTEN] = dict(now)
     st.query_params.from_dict({name: now[name] for name in ordered})
@@ -70,6 +73,11 @@ def put(**values: str | None) -> None:
             now.pop(name, None)
         else:
             now[name] = value
+
+
+def imply(**values: str) -> None:
+    """Defaults that may change one day: they stand in the address as soon as anything else does."""
+    st.session_state.setdefault(_IMPLIED, {}).update(values)
 
 
 def page() -> str:

@@ -24,7 +24,7 @@ def gallery(root: Path) -> Path | None:
         address.change(gallery=made)
         state.forget()
     chosen = address.choice("Gallery", "gallery", list(found), on_change=state.forget, width=210)
-    address.put(gallery=chosen)  # also the first: what comes first may change
+    address.imply(gallery=chosen)
     return found[chosen]
 
 
