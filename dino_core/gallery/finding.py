@@ -62,13 +62,14 @@ def about(values: pd.Series) -> About:
         numbers = values.to_numpy(np.float64, na_value=np.nan)
         finite = numbers[np.isfinite(numbers)]
         return About([], [], float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf)))
-    found = values.value_counts(sort=True, dropna=True)
-    ranked = sorted(found.items(), key=lambda pair: (-pair[1], str(pair[0])))
-    listed = [(value, int(count)) for value, count in ranked[:MOST_VALUES] if count]
+    found = values.value_counts(dropna=True)
+    found = found[found > 0]  # a category may have no image
+    ranked = sorted(found.iloc[:MOST_VALUES].items(), key=lambda pair: (-pair[1], str(pair[0])))
+    listed = [(value, int(count)) for value, count in ranked]
     missing = int(values.isna().sum())
     if missing:
         listed.append((None, missing))
-    left_out = max(0, len(ranked) - MOST_VALUES)
+    left_out = max(0, len(found) - MOST_VALUES)
     return About([value for value, _ in listed], [count for _, count in listed], left_out=left_out)
 
 
@@ -77,6 +78,10 @@ def having(values: pd.Series, wanted: list[Any]) -> np.ndarray:
 
     As `queries.filtered`, but each distinct value is compared once.
     """
+    if isinstance(values.dtype, pd.StringDtype):  # as distinct as ids, perhaps
+        missing = any(not isinstance(one, str) and pd.isna(one) for one in wanted)
+        found_N = values.isin([one for one in wanted if isinstance(one, str)]).to_numpy(bool)
+        return found_N | values.isna().to_numpy(bool) if missing else found_N
     codes_N, distinct = pd.factorize(values)
     table = pd.DataFrame({"value": pd.Series([*distinct, None], dtype=object)})
     return filtered(table, "value", wanted)[codes_N]  # -1, missing, is the last

@@ -73,6 +73,12 @@ def test_having_is_filtered(column, wanted):
     np.testing.assert_array_equal(having(images["x"], wanted), expected)
 
 
+@given(st.lists(st.sampled_from(["a", "b", "1", "", None])), st.lists(VALUES, max_size=4))
+def test_having_of_text_is_filtered(column, wanted):
+    images = pd.DataFrame({"x": pd.Series(column, dtype="str")})
+    np.testing.assert_array_equal(having(images["x"], wanted), filtered(images, "x", wanted))
+
+
 @pytest.mark.parametrize("dtype", ["Int64", "float64", "category", "string"])
 def test_having_takes_every_kind_of_column(dtype):
     values = pd.Series([1, 2, None, 2]).astype(dtype)
