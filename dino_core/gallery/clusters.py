@@ -163,6 +163,14 @@ def clusterings(gallery: "Gallery") -> list[str]:
     return sorted(one.stem for one in found if _NAME.fullmatch(one.stem))
 
 
+def stamp(gallery: "Gallery", name: str) -> int:
+    """What changes whenever a clustering does: nanoseconds. 0 where there is none."""
+    try:
+        return _paths(gallery, name)[1].stat().st_mtime_ns
+    except (OSError, UserError):
+        return 0
+
+
 def remove(gallery: "Gallery", name: str) -> None:
     """Delete a clustering; names that users gave its clusters stay, for when it is made again."""
     for path in _paths(gallery, name):
@@ -482,11 +490,19 @@ class Cluster:
     """What is known of one cluster."""
 
     number: int
-    size: int
-    medoids: np.ndarray  # int64, the rows nearest to the mean direction, nearest first
+    rows: np.ndarray = field(repr=False)  # int64, nearest to the mean direction first
     tightness: float  # mean cosine of the images with their mean direction, -1 to 1
     label: str | None  # the most frequent label; None where no image has one
     purity: float | None  # share of its labeled images that have it
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    @property
+    def medoids(self) -> np.ndarray:
+        """The images that stand for it: the twelve nearest to its mean direction."""
+        return self.rows[:MEDOIDS]
 
 
 @dataclass(frozen=True)
@@ -494,7 +510,6 @@ class Description:
     """What is known of a whole clustering. Agreement is None where there are no labels."""
 
     clusters: tuple[Cluster, ...]  # the largest first
-    unclustered: int
     purity: float | None = None
     nmi: float | None = None
     ari: float | None = None
@@ -517,8 +532,7 @@ def describe(
     found = tuple(
         Cluster(
             number=number,
-            size=sizes[number],
-            medoids=order_N[first : min(first + MEDOIDS, last)],
+            rows=order_N[first:last],
             tightness=float(score_N[order_N[first:last]].mean()),
             label=names[place],
             purity=purities[place],
@@ -527,7 +541,7 @@ def describe(
             zip(numbers, starts[:-1], starts[1:], strict=True)
         )
     )
-    return Description(found, clustering.unclustered, **whole)
+    return Description(found, **whole)
 
 
 def typicality(
