@@ -27,9 +27,7 @@ from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
 from dino_core.measures.fences import fences
 
-MOST_PAIRS = (
-    6_000_000  # the most alike ones; a threshold that lets more through finds no duplicates
-)
+MOST_PAIRS = 3_000_000  # the most alike; a threshold that takes more finds no duplicates
 BLOCK = 100_000  # images looked at together
 SAME = np.float32(1.0)  # the cosine of equal files
 NO_CODE = -1
@@ -209,6 +207,9 @@ def _bounds(scores_NK: np.ndarray, copies_N: np.ndarray) -> tuple[float, float]:
     if scores_NK.shape[1] == 0:
         return -1.0, 1.0
     lowest = float(np.median(scores_NK[:, -1]))
+    if scores_NK.size > 2 * MOST_PAIRS:  # each pair may be stored from both sides
+        most = np.partition(scores_NK, -2 * MOST_PAIRS, axis=None)[-2 * MOST_PAIRS]
+        lowest = max(lowest, float(most))
     judged = scores_NK[~copies_N, 0] if not copies_N.all() else scores_NK[:, 0]
     return lowest, 1 - fences(1 - judged)[0]
 
@@ -338,12 +339,14 @@ def leaked(groups: Groups, images: pd.DataFrame) -> np.ndarray:
 
 def guard(splits: pd.Series) -> np.ndarray:
     """How much an image's split is guarded, int64 [N]: a place in their order; -1 without one."""
-    counts = splits.dropna().value_counts()
+    codes_N, names = pd.factorize(splits)
+    counts = np.bincount(codes_N[codes_N >= 0], minlength=len(names))
 
-    def place(name: Any) -> tuple[int, int, str]:
-        plain = str(name).strip().lower()
+    def place(number: int) -> tuple[int, int, str]:
+        plain = str(names[number]).strip().lower()
         kind = 0 if plain in TRAIN else 1 if plain in VALIDATION else 2
-        return kind, -int(counts[name]), plain
+        return kind, -int(counts[number]), plain
 
-    order = {name: number for number, name in enumerate(sorted(counts.index, key=place))}
-    return splits.map(order).fillna(NO_CODE).to_numpy(np.int64)
+    ranks = np.full(len(names) + 1, NO_CODE, np.int64)  # the last one: of images without a split
+    ranks[sorted(range(len(names)), key=place)] = np.arange(len(names))
+    return ranks[codes_N]

@@ -40,7 +40,7 @@ class Suspects:
         return len(self.rows)
 
     def count(self, threshold: float) -> int:
-        """How many lie beyond a threshold: below it where low values are suspect, else not below."""
+        """How many lie beyond a threshold: below where low values are suspect, else not below."""
         limit = np.float32(threshold)
         if self.rising:
             return int(np.searchsorted(self.values, limit))
