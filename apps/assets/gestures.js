@@ -1,7 +1,8 @@
 /* gestures.js: what pointers and keys on a map mean: move, zoom, outline a region, click.
  *
  * `on` hears: move(dx, dy), zoom(factor, x, y), fit(), click(x, y), draw(outline or null),
- * enclose(outline), point(x, y), leave(), clear(). All places are CSS pixels in the canvas.
+ * enclose(outline, whether Shift was held), point(x, y), leave(), clear(). All places are CSS pixels
+ * in the canvas.
  */
 
 const CLICK_SLOP = 4; // CSS pixels a click may move before it is a drag
@@ -33,6 +34,7 @@ export class Gestures {
     this.start = [event.offsetX, event.offsetY];
     this.pointers.set(event.pointerId, this.start);
     this.dragged = false;
+    this.shift = event.shiftKey;
     this.gesture = this.pointers.size > 1 ? "pinch" : event.shiftKey && this.tool === "pan" ? "lasso" : this.tool;
     this.outline = null;
     this.on.leave();
@@ -78,7 +80,7 @@ export class Gestures {
     this.on.draw(null);
     if (event.type === "pointercancel" || this.gesture === "pinch") return;
     if (!this.dragged) this.on.click(event.offsetX, event.offsetY);
-    else if (outline?.length > 2) this.on.enclose(outline);
+    else if (outline?.length > 2) this.on.enclose(outline, this.shift);
   }
 
   wheel(event) {

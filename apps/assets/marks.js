@@ -11,8 +11,17 @@ export function ring(pen, [x, y], radius, width, color) {
   pen.stroke();
 }
 
-/** Thin lines from one place to others, and a ring around each of those. */
-export function rays(pen, middle, ends, radius, color) {
+/** A frame around a picture [left, top, width, height]. */
+export function frame(pen, [left, top, width, height], line, color) {
+  pen.beginPath();
+  pen.roundRect(left - line / 2, top - line / 2, width + line, height + line, 6);
+  pen.lineWidth = line;
+  pen.strokeStyle = color;
+  pen.stroke();
+}
+
+/** Thin lines from one place to others. */
+export function rays(pen, middle, ends, color) {
   pen.strokeStyle = color;
   pen.lineWidth = 1;
   pen.globalAlpha = 0.45;
@@ -23,7 +32,26 @@ export function rays(pen, middle, ends, radius, color) {
     pen.stroke();
   }
   pen.globalAlpha = 1;
-  for (const end of ends) ring(pen, end, radius, 1.5, color);
+}
+
+/** A faint arrow from where a point was. */
+export function arrow(pen, [x0, y0], [x1, y1], color) {
+  const angle = Math.atan2(y1 - y0, x1 - x0);
+  const length = Math.hypot(x1 - x0, y1 - y0);
+  if (length < 2) return;
+  const head = Math.min(8, 0.5 * length);
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  for (const turn of [-0.45, 0.45]) {
+    pen.moveTo(x1, y1);
+    pen.lineTo(x1 - head * Math.cos(angle + turn), y1 - head * Math.sin(angle + turn));
+  }
+  pen.lineWidth = 1.2;
+  pen.strokeStyle = color;
+  pen.globalAlpha = 0.5;
+  pen.stroke();
+  pen.globalAlpha = 1;
 }
 
 /** Where a new image would lie: a star, so that it is not taken for a point of the gallery. */

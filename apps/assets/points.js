@@ -1,84 +1,25 @@
-/* points.js: the geometry and the drawing of a map of points; no events, no page elements.
+/* points.js: drawing up to a million points with WebGL2; no events, no page elements.
  *
- * `PointLayer` draws up to a million points with WebGL2; `Cells` finds the nearest one without
- * looking at all; `inPolygon` is the even-odd rule that dino_core/gallery/selection.py uses too.
+ * On the GPU points lie in a random order that is always the same. So nothing that stands late in a
+ * gallery covers what stands early, and the first FEW of them are a fair sample of all, which is
+ * what is drawn while the map moves.
  */
 
-/* ---------------------------------------------------------------- geometry */
+import { shuffled } from "./geometry.js";
 
-/** Even-odd rule: is (x, y) inside the polygon [[x, y], ...]? */
-export function inPolygon(x, y, polygon) {
-  let inside = false;
-  for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
-    const [xi, yi] = polygon[i], [xj, yj] = polygon[j];
-    if (yi > y !== yj > y && x < ((xj - xi) * (y - yi)) / (yj - yi) + xi) inside = !inside;
-  }
-  return inside;
-}
-
-/** The smallest box around finite points: [x0, y0, x1, y1]. */
-export function bounds(x, y) {
-  let x0 = Infinity, y0 = Infinity, x1 = -Infinity, y1 = -Infinity;
-  for (let i = 0; i < x.length; i++) {
-    if (!Number.isFinite(x[i]) || !Number.isFinite(y[i])) continue;
-    if (x[i] < x0) x0 = x[i];
-    if (x[i] > x1) x1 = x[i];
-    if (y[i] < y0) y0 = y[i];
-    if (y[i] > y1) y1 = y[i];
-  }
-  return x0 <= x1 ? [x0, y0, x1, y1] : [0, 0, 1, 1];
-}
-
-/** Points sorted into square cells, so that the nearest one is found without looking at all. */
-export class Cells {
-  constructor(x, y) {
-    this.x = x;
-    this.y = y;
-    const [x0, y0, x1, y1] = bounds(x, y);
-    this.side = Math.max(x1 - x0, y1 - y0, 1e-9) / Math.max(4, Math.min(512, Math.sqrt(x.length / 2)));
-    [this.x0, this.y0] = [x0, y0];
-    this.columns = Math.floor((x1 - x0) / this.side) + 1;
-    this.rows = Math.floor((y1 - y0) / this.side) + 1;
-    this.start = new Uint32Array(this.columns * this.rows + 1);
-    const cell = new Int32Array(x.length);
-    for (let i = 0; i < x.length; i++) {
-      cell[i] = Number.isFinite(x[i]) && Number.isFinite(y[i]) ? this.row(y[i]) * this.columns + this.column(x[i]) : -1;
-      if (cell[i] >= 0) this.start[cell[i] + 1]++;
-    }
-    for (let c = 0; c < this.start.length - 1; c++) this.start[c + 1] += this.start[c];
-    this.order = new Uint32Array(x.length);
-    const next = this.start.slice();
-    for (let i = 0; i < x.length; i++) if (cell[i] >= 0) this.order[next[cell[i]]++] = i;
-  }
-
-  column(x) { return Math.min(this.columns - 1, Math.max(0, Math.floor((x - this.x0) / this.side))); }
-  row(y) { return Math.min(this.rows - 1, Math.max(0, Math.floor((y - this.y0) / this.side))); }
-
-  /** The nearest point within `radius` (data units) for which `counts(i)`, or -1. */
-  nearest(x, y, radius, counts) {
-    let best = -1, bestSquare = radius * radius;
-    for (let r = this.row(y - radius); r <= this.row(y + radius); r++)
-      for (let c = this.column(x - radius); c <= this.column(x + radius); c++)
-        for (let k = this.start[r * this.columns + c]; k < this.start[r * this.columns + c + 1]; k++) {
-          const i = this.order[k];
-          const square = (this.x[i] - x) ** 2 + (this.y[i] - y) ** 2;
-          if (square < bestSquare && counts(i)) [best, bestSquare] = [i, square];
-        }
-    return best;
-  }
-}
-
-/* ---------------------------------------------------------------- drawing */
+export const FEW = 100000;
+const FAR = 1e30; // where points without coordinates are put: out of sight
 
 const VERTEX = `#version 300 es
-in float a_x; in float a_y; in uint a_code; in uint a_state;
-uniform vec2 u_center, u_scale; uniform float u_size; uniform int u_pass, u_focus;
+in float a_x; in float a_y; in float a_from_x; in float a_from_y; in uint a_code; in uint a_state;
+uniform vec2 u_center, u_scale; uniform float u_size, u_way; uniform int u_pass, u_focus;
 uniform sampler2D u_palette; uniform vec4 u_faint; uniform float u_alpha;
 out vec4 v_color; out float v_size;
 void main() {
   bool faint = a_state == 1u || (u_focus >= 0 && int(a_code) != u_focus);
   bool here = u_pass == 2 || (u_pass == 0) == faint;
-  gl_Position = here ? vec4((vec2(a_x, a_y) - u_center) * u_scale, 0.0, 1.0) : vec4(9.0, 9.0, 9.0, 1.0);
+  vec2 place = u_way < 1.0 ? mix(vec2(a_from_x, a_from_y), vec2(a_x, a_y), u_way) : vec2(a_x, a_y);
+  gl_Position = here ? vec4((place - u_center) * u_scale, 0.0, 1.0) : vec4(9.0, 9.0, 9.0, 1.0);
   v_size = u_pass == 0 ? max(u_size * 0.8, 1.0) : u_size;
   gl_PointSize = v_size + 1.0;
   vec4 color = texelFetch(u_palette, ivec2(int(a_code) & 255, int(a_code) >> 8), 0);
@@ -102,6 +43,7 @@ export class PointLayer {
   constructor(canvas) {
     this.gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: true });
     if (!this.gl) throw new Error("no WebGL2");
+    this.order = this.placeOf = new Uint32Array(0);
     this.build();
   }
 
@@ -114,17 +56,35 @@ export class PointLayer {
       gl.compileShader(shader);
       gl.attachShader(program, shader);
     }
+    gl.bindAttribLocation(program, 0, "a_x"); // the first attribute has to be an array
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost())
       throw new Error(gl.getProgramInfoLog(program));
     this.program = program;
     this.uniform = new Proxy({}, { get: (known, name) => (known[name] ??= gl.getUniformLocation(program, name)) });
-    this.buffers = Object.fromEntries(["x", "y", "code", "state", "lit"].map((name) => [name, gl.createBuffer()]));
+    const names = ["x", "y", "from_x", "from_y", "code", "state", "lit"];
+    this.buffers = Object.fromEntries(names.map((name) => [name, gl.createBuffer()]));
     this.texture = gl.createTexture();
     this.count = this.litCount = 0;
   }
 
-  fill(name, array) {
+  /** Give every row a value of an attribute. */
+  fill(name, values) {
+    const { order } = this;
+    const mixed = new values.constructor(order.length);
+    for (let i = 0; i < order.length; i++) mixed[i] = values[order[i]];
+    this.send(name, mixed);
+  }
+
+  /** Give all rows the value 0, without an array. */
+  clear(name) {
+    const gl = this.gl;
+    const place = gl.getAttribLocation(this.program, `a_${name}`);
+    gl.disableVertexAttribArray(place);
+    if (name === "code" || name === "state") gl.vertexAttribI4ui(place, 0, 0, 0, 0);
+  }
+
+  send(name, array) {
     const gl = this.gl;
     gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
     gl.bufferData(gl.ARRAY_BUFFER, array, gl.DYNAMIC_DRAW);
@@ -134,17 +94,48 @@ export class PointLayer {
     else gl.vertexAttribIPointer(place, 1, array instanceof Uint16Array ? gl.UNSIGNED_SHORT : gl.UNSIGNED_BYTE, 0, 0);
   }
 
+  /** Where the points are. */
   points(x, y) {
-    const drawable = (values) => values.map((value, i) => (Number.isFinite(x[i]) && Number.isFinite(y[i]) ? value : 3e37));
-    this.fill("x", drawable(x));
-    this.fill("y", drawable(y));
+    if (this.order.length !== x.length) this.reorder(x.length);
+    this.coordinates("x", "y", x, y);
     this.count = x.length;
+    this.arrive();
+  }
+
+  reorder(n) {
+    this.order = shuffled(n);
+    this.placeOf = new Uint32Array(n);
+    for (let i = 0; i < n; i++) this.placeOf[this.order[i]] = i;
+    for (const name of ["code", "state"]) this.clear(name); // until told: an array may be too short
+  }
+
+  coordinates(nameX, nameY, x, y) {
+    const { order } = this, n = order.length;
+    const [mixedX, mixedY] = [new Float32Array(n), new Float32Array(n)];
+    for (let i = 0; i < n; i++) {
+      const px = x[order[i]], py = y[order[i]];
+      const drawable = px - px === 0 && py - py === 0; // neither NaN nor infinite
+      mixedX[i] = drawable ? px : FAR;
+      mixedY[i] = drawable ? py : FAR;
+    }
+    this.send(nameX, mixedX);
+    this.send(nameY, mixedY);
+  }
+
+  /** Where the points come from, on a way to where they are. */
+  depart(x, y) {
+    this.coordinates("from_x", "from_y", x, y);
+  }
+
+  /** The way is over. */
+  arrive() {
+    for (const name of ["from_x", "from_y"]) this.clear(name);
   }
 
   lit(rows) {
     const gl = this.gl;
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.lit);
-    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, Uint32Array.from(rows), gl.DYNAMIC_DRAW);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, Uint32Array.from(rows, (row) => this.placeOf[row]), gl.DYNAMIC_DRAW);
     this.litCount = rows.length;
   }
 
@@ -159,12 +150,13 @@ export class PointLayer {
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.NEAREST);
   }
 
-  draw({ center, scale, size, alpha, focus, surface, faint, anyFaint }) {
+  /** @param few only the FEW that stand for all; @param way from 0, where they come from, to 1 */
+  draw({ center, scale, size, alpha, focus, surface, faint, anyFaint, few, way = 1 }) {
     const gl = this.gl, u = this.uniform;
     gl.viewport(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight);
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
-    if (!this.count) return;
+    if (!this.count) return 0;
     gl.useProgram(this.program);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
@@ -172,16 +164,19 @@ export class PointLayer {
     gl.uniform2f(u.u_scale, ...scale);
     gl.uniform1i(u.u_focus, focus);
     gl.uniform1f(u.u_alpha, alpha);
+    gl.uniform1f(u.u_way, way);
     gl.uniform3f(u.u_surface, ...surface.map((v) => v / 255));
     gl.uniform4f(u.u_faint, ...faint.map((v) => v / 255), this.count > 50000 ? 0.25 : 0.6);
     const pass = (number, factor) => {
       gl.uniform1i(u.u_pass, number);
       gl.uniform1f(u.u_size, size * factor);
     };
-    if (anyFaint || focus >= 0) { pass(0, 1); gl.drawArrays(gl.POINTS, 0, this.count); }
+    const count = few ? Math.min(FEW, this.count) : this.count;
+    if (anyFaint || focus >= 0) { pass(0, 1); gl.drawArrays(gl.POINTS, 0, count); }
     pass(1, 1);
-    gl.drawArrays(gl.POINTS, 0, this.count);
+    gl.drawArrays(gl.POINTS, 0, count);
     if (this.litCount) { pass(2, 1.7); gl.drawElements(gl.POINTS, this.litCount, gl.UNSIGNED_INT, 0); }
+    return count;
   }
 }
 

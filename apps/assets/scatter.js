@@ -1,31 +1,42 @@
 /* scatter.js: a map of up to a million points that one can move, point at and select from.
  *
  * Pan (drag), zoom (wheel, pinch, + and -), hover for a thumbnail, click for the nearest point,
- * lasso or box (or Shift-drag) for many, a legend that filters. What goes out is small: a row, or a
- * polygon in data coordinates with the codes that were shown; which points lie inside is decided
- * again by the receiver (dino_core/gallery/selection.py) with the same even-odd rule.
+ * lasso or box (or Shift-drag) for many, Shift to add to what is selected, a legend that filters.
+ * Where few points are in sight they are thumbnails. What goes out is small: a row, or polygons in
+ * data coordinates with the codes that were shown; which points lie inside is decided again by the
+ * receiver (dino_core/gallery/selection.py) with the same even-odd rule and the same corners.
  *
- * Props: {points, codes, thumbs, info: URLs; legend, colors: {light, dark} per code; panel: selector
- * of what scrolls beside the map; selection: {polygon, shown, stamp}; picked: row; lit: rows;
- * query: [x, y]}. Points are float32 [2, n] (all x, then all y), codes uint8 or uint16 [n]. A point
- * without finite coordinates is not drawn and cannot be picked.
+ * Props: {points, codes, thumbs, info, moves: URLs; legend, colors: {light, dark} per code; panel:
+ * selector of what scrolls beside the map; selection: {polygons, shown, stamp}; picked: row; lit:
+ * rows; query: [x, y]; ease: whether other points of as many rows are traveled to}. Points are
+ * float32 [2, n] (all x, then all y), codes uint8 or uint16 [n], moves like points: where the lit
+ * rows were before, to be pointed from. Without `thumbs` there are no pictures, without `info` no
+ * tips. A point without finite coordinates is not drawn and cannot be picked.
+ *
+ * Tells: "pick" a row, "select" {polygons, shown, stamp}, "missing" true where there is no WebGL2.
  */
 
+import { Camera } from "./camera.js";
 import { format, icon, make } from "./dom.js";
+import { bounds, Cells, rounded, simplified } from "./geometry.js";
 import { Gestures } from "./gestures.js";
 import { Legend } from "./legend.js";
-import { rays, region, ring, star } from "./marks.js";
-import { bounds, Cells, inPolygon, PointLayer, rgb } from "./points.js";
+import { arrow, frame, rays, region, ring, star } from "./marks.js";
+import { Pictures } from "./pictures.js";
+import { FEW, PointLayer, rgb } from "./points.js";
 import { Tip } from "./tip.js";
 
 const PICK_RADIUS = 14; // CSS pixels from the pointer to the nearest point that counts as hit
-const MOST_CORNERS = 400; // of a polygon
 const FAINT = 1; // state of a point outside the filter or the selection
-const MARGIN = 28; // CSS pixels around all points
+const SETTLED = 150; // milliseconds after the last movement
+const TRAVEL = 600; // milliseconds to new places
+const MOST_PICTURES = 150; // points in sight that may be thumbnails
+const PICTURE_DEPTH = 1.4; // how far one has to zoom in for that
+const MOST_ARROWS = 200;
 const TOOLS = [
   ["pan", "Move", "M12 3v18M3 12h18M12 3l-3 3M12 3l3 3M12 21l-3-3M12 21l3-3M3 12l3-3M3 12l3 3M21 12l-3-3M21 12l-3 3"],
-  ["lasso", "Lasso (Shift-drag)", "M8 15.300C5 14.300 3 12.200 3 9.700 3 6.500 7 4 12 4s9 2.500 9 5.700-4 5.700-9 5.700c-.7 0-1.400 0-2-.1M8 15.300a2 2 0 1 1-2.600 2c.2 1.700.7 2.900 2 3.900"],
-  ["box", "Box", "M4 8V4h4M16 4h4v4M20 16v4h-4M8 20H4v-4M11 4h2M11 20h2M4 11v2M20 11v2"],
+  ["lasso", "Lasso (Shift-drag); with Shift it adds to the selection", "M8 15.300C5 14.300 3 12.200 3 9.700 3 6.500 7 4 12 4s9 2.500 9 5.700-4 5.700-9 5.700c-.7 0-1.400 0-2-.1M8 15.300a2 2 0 1 1-2.600 2c.2 1.700.7 2.900 2 3.900"],
+  ["box", "Box; with Shift it adds to the selection", "M4 8V4h4M16 4h4v4M20 16v4h-4M8 20H4v-4M11 4h2M11 20h2M4 11v2M20 11v2"],
 ];
 const ACTIONS = [
   ["in", "Zoom in (+)", "M12 5v14M5 12h14"],
@@ -34,12 +45,12 @@ const ACTIONS = [
 ];
 
 class Scatter {
-  /** @param trigger called with ("pick", row) or ("select", {polygon, shown, stamp}) */
+  /** @param trigger called with ("pick", row), ("select", {polygons, shown, stamp}) or ("missing", true) */
   constructor(root, trigger) {
     this.trigger = trigger;
     this.props = {};
-    this.view = null; // {x, y: data coordinates of the middle, scale: CSS pixels per unit}
-    this.polygon = null; // in data coordinates
+    this.camera = new Camera();
+    this.polygons = []; // in data coordinates
     this.drawing = null; // an outline that is being drawn, in CSS pixels
     this.shown = new Set(); // codes that the legend filters to; empty: all
     this.stamp = 0; // of the last selection made here
@@ -47,6 +58,8 @@ class Scatter {
     this.hovered = -1; // row that is pointed at
     this.x = this.y = new Float32Array(0);
     this.codes = new Uint8Array(0);
+    this.way = 1; // of a travel to new places: 0 at its start, 1 when there is none
+    this.pictures = new Pictures(() => this.remark());
     this.stop = new AbortController();
     this.build(root);
     this.begin();
@@ -79,7 +92,8 @@ class Scatter {
       this.layer = new PointLayer(this.canvas);
     } catch (error) {
       this.say("This browser cannot draw the map: WebGL2 is off or missing. Another browser, or turning on hardware acceleration, mends it.");
-      console.error(error);
+      console.warn(error);
+      this.trigger("missing", true);
     }
   }
 
@@ -99,20 +113,22 @@ class Scatter {
   async apply(props) {
     const before = this.props;
     try {
-      if (props.points !== before.points) await this.loadPoints(props.points);
+      if (props.points !== before.points) await this.loadPoints(props.points, props.ease);
       if (props.codes !== before.codes) await this.loadCodes(props.codes);
+      if (props.moves !== before.moves) this.moves = props.moves ? halves(await bytes(props.moves)) : null;
     } catch (error) {
       console.error(error);
       this.props = {}; // so that the next update tries again
       return this.say("The map could not be loaded; the server may have stopped. Reload the page to try again.");
     }
     this.props = props;
+    if (props.thumbs !== this.pictures.address) this.pictures.forget(props.thumbs);
     if (JSON.stringify(props.legend) !== JSON.stringify(before.legend)) {
       this.focus = -1; // the entry that was pointed at is gone, and will not say so
       this.legend.show(props.legend, props.colors);
     }
     const told = props.selection;
-    if (told && told.stamp >= this.stamp) [this.polygon, this.shown, this.stamp] = [told.polygon, new Set(told.shown), told.stamp];
+    if (told && told.stamp >= this.stamp) [this.polygons, this.shown, this.stamp] = [told.polygons ?? [], new Set(told.shown), told.stamp];
     this.layer?.lit(this.marked());
     this.recolor();
     this.restate();
@@ -120,16 +136,33 @@ class Scatter {
     this.frame.dataset.ready = "true";
   }
 
-  async loadPoints(url) {
-    const values = new Float32Array(await bytes(url));
-    const n = values.length / 2;
-    [this.x, this.y] = [values.slice(0, n), values.slice(n)];
-    this.cells = new Cells(this.x, this.y);
-    this.polygon = null;
+  async loadPoints(url, ease) {
+    const [x, y] = halves(await bytes(url));
+    const from = [this.x, this.y];
+    const eased = ease && this.layer && x.length === this.x.length && x.length > 0 && !still();
+    if (eased && this.way < 1) from.forEach((_, axis) => (from[axis] = this.between(axis)));
+    [this.x, this.y] = [x, y];
+    this.extent = bounds(x, y);
+    this.sorted = null;
+    this.polygons = [];
     this.hovered = -1;
-    this.layer?.points(this.x, this.y);
-    if (this.codes.length !== n) this.showCodes(new Uint8Array(n)); // until the right ones are here
-    this.fit();
+    this.layer?.points(x, y);
+    if (this.codes.length !== x.length) this.showCodes(new Uint8Array(x.length)); // until the right ones are here
+    if (eased) this.depart(...from);
+    else {
+      this.way = 1;
+      this.fit();
+      this.moved(); // a million points are a second's work for a computer without a GPU
+    }
+  }
+
+  /** Let the points travel from where they were; the view goes along where it showed everything. */
+  depart(x, y) {
+    this.layer.depart(x, y);
+    const goal = this.camera.isFitted || this.travel?.goal ? this.camera.around(this.extent, this.taken()) : null;
+    this.travel = { x, y, start: performance.now(), view: this.camera.view && { ...this.camera.view }, goal };
+    this.way = 0;
+    this.redraw();
   }
 
   async loadCodes(url) {
@@ -155,47 +188,67 @@ class Scatter {
     this.faint = this.surface.map((value, i) => 0.55 * value + 0.45 * muted[i]);
     this.accent = getComputedStyle(this.count).color;
     const dark = this.surface.reduce((sum, value) => sum + value, 0) < 384;
-    this.layer?.palette(this.props.colors?.[dark ? "dark" : "light"] ?? []);
+    this.palette = this.props.colors?.[dark ? "dark" : "light"] ?? [];
+    this.layer?.palette(this.palette);
     this.redraw();
   }
 
   /* ---- what is shown, what is selected */
 
+  /** The points in cells; sorted when they are first asked for. */
+  get cells() {
+    return (this.sorted ??= new Cells(this.x, this.y, this.extent));
+  }
+
   isShown(row) {
-    return !this.shown.size || this.shown.has(this.codes[row]);
+    return !this.filter || this.filter[this.codes[row]] === 1;
+  }
+
+  /** Is it neither filtered out nor outside of what is selected? */
+  isPlain(row) {
+    return !this.state || this.state[row] !== FAINT;
   }
 
   /** Recompute which points are faint, and say how many are selected. */
   restate() {
-    const { polygon, x, y } = this;
-    const state = new Uint8Array(x.length);
-    const [x0, y0, x1, y1] = polygon ? bounds(polygon.map((corner) => corner[0]), polygon.map((corner) => corner[1])) : [];
-    let selected = 0;
-    for (let i = 0; i < state.length; i++) {
-      const near = !polygon || (x[i] >= x0 && x[i] <= x1 && y[i] >= y0 && y[i] <= y1);
-      if (near && Number.isFinite(x[i] + y[i]) && this.isShown(i) && (!polygon || inPolygon(x[i], y[i], polygon))) selected++;
-      else state[i] = FAINT;
-    }
-    this.anyFaint = selected < state.length;
-    this.layer?.fill("state", state);
-    const some = Boolean(polygon || this.shown.size);
-    this.count.textContent = some ? `${format(selected)} of ${format(state.length)} selected` : `${format(state.length)} images`;
+    const { polygons, shown, x } = this;
+    const some = Boolean(polygons.length || shown.size);
+    this.filter = shown.size ? flags(shown) : null;
+    this.state = some ? new Uint8Array(x.length).fill(FAINT) : null;
+    const selected = some ? this.choose(this.state) : x.length;
+    this.anyFaint = selected < x.length;
+    if (this.anyFaint) this.layer?.fill("state", this.state);
+    else this.layer?.clear("state");
+    this.count.textContent = some ? `${format(selected)} of ${format(x.length)} selected` : `${format(x.length)} images`;
     this.clearButton.hidden = !some;
     this.frame.dataset.selected = some ? selected : 0;
-    this.legend.mark(this.shown);
+    this.legend.mark(shown);
     this.redraw();
+  }
+
+  /** Set the `state` of what is selected to 0; returns how many that are. */
+  choose(state) {
+    let selected = 0;
+    const take = (row) => {
+      if (state[row] !== FAINT || !this.isShown(row)) return;
+      state[row] = 0;
+      selected++;
+    };
+    if (this.polygons.length) for (const polygon of this.polygons) this.cells.eachInside(polygon, take);
+    else for (let i = 0; i < state.length; i++) if (Number.isFinite(this.x[i] + this.y[i])) take(i);
+    return selected;
   }
 
   tell() {
     this.stamp = Date.now();
     this.restate();
     document.querySelector(this.props.panel)?.scrollTo(0, 0);
-    this.trigger("select", { polygon: this.polygon, shown: [...this.shown], stamp: this.stamp });
+    this.trigger("select", { polygons: this.polygons, shown: [...this.shown], stamp: this.stamp });
   }
 
   clear() {
-    if (!this.polygon && !this.shown.size) return;
-    this.polygon = null;
+    if (!this.polygons.length && !this.shown.size) return;
+    this.polygons = [];
     this.shown.clear();
     this.tell();
   }
@@ -208,12 +261,16 @@ class Scatter {
 
   lookAt(code) {
     this.focus = this.shown.size ? -1 : code;
-    this.redraw();
+    this.moved();
   }
 
-  enclose(outline) {
-    const step = Math.ceil(outline.length / MOST_CORNERS);
-    this.polygon = outline.filter((_, i) => i % step === 0).map((place) => this.toData(...place));
+  /** Select what lies inside an outline, in pixels; `add`: together with what is selected. */
+  enclose(outline, add) {
+    const [x0, y0, x1, y1] = this.extent;
+    const corners = simplified(outline).map((place) => this.camera.toData(...place));
+    const polygon = rounded(corners, Math.max(x1 - x0, y1 - y0, 1e-6));
+    if (!polygon.length) return;
+    this.polygons = [...(add ? this.polygons : []), polygon];
     this.tell();
   }
 
@@ -226,20 +283,10 @@ class Scatter {
 
   /* ---- view */
 
-  get size() {
-    return [this.canvas.clientWidth, this.canvas.clientHeight];
-  }
-
   fit() {
-    const [width, height] = this.size;
-    if (!width || !height) return;
-    const [x0, y0, x1, y1] = bounds(this.x, this.y);
-    const [left, top] = this.taken();
-    const across = (width - left - 2 * MARGIN) / Math.max(x1 - x0, 1e-6);
-    const upright = (height - top - 3 * MARGIN) / Math.max(y1 - y0, 1e-6); // the count is at the foot
-    this.fitted = Math.max(Math.min(across, upright), 1e-6);
-    const shift = [left / 2 / this.fitted, (top - MARGIN) / 2 / this.fitted];
-    this.view = { x: (x0 + x1) / 2 - shift[0], y: (y0 + y1) / 2 + shift[1], scale: this.fitted };
+    const [width, height] = this.camera.size;
+    if (!width || !height || !this.extent) return;
+    this.camera.fit(this.camera.around(this.extent, this.taken()), this.x.length);
     this.redraw();
   }
 
@@ -249,38 +296,34 @@ class Scatter {
     return offsetHeight > offsetWidth ? [offsetLeft + offsetWidth, 0] : [0, offsetTop + offsetHeight];
   }
 
-  zoom(factor, px = this.size[0] / 2, py = this.size[1] / 2) {
-    if (!this.view) return;
-    const [x, y] = this.toData(px, py);
-    this.view.scale = Math.min(this.fitted * 400, Math.max(this.fitted * 0.4, this.view.scale * factor));
-    const [movedX, movedY] = this.toData(px, py);
-    this.view.x += x - movedX;
-    this.view.y += y - movedY;
-    this.redraw();
+  zoom(...how) {
+    if (!this.camera.view) return;
+    this.camera.zoom(...how);
+    this.moved();
   }
 
   move(dx, dy) {
-    if (!this.view) return;
-    this.view.x -= dx / this.view.scale;
-    this.view.y += dy / this.view.scale;
+    if (!this.camera.view) return;
+    this.camera.move(dx, dy);
+    this.moved();
+  }
+
+  /** Something moves: draw few points until it has come to rest. */
+  moved() {
+    this.moving = true;
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => {
+      this.moving = false;
+      this.redraw();
+    }, SETTLED);
     this.redraw();
-  }
-
-  toData(px, py) {
-    const { x, y, scale } = this.view;
-    return [x + (px - this.size[0] / 2) / scale, y - (py - this.size[1] / 2) / scale];
-  }
-
-  toPixel(x, y) {
-    const view = this.view;
-    return [(x - view.x) * view.scale + this.size[0] / 2, (view.y - y) * view.scale + this.size[1] / 2];
   }
 
   /** Diameter of a point in CSS pixels: smaller in a crowd and on a small map, larger zoomed in. */
   pointSize() {
     const crowd = Math.min(9, Math.max(1.6, 24 * this.x.length ** -0.18));
-    const room = Math.min(1.2, Math.max(0.7, Math.min(...this.size) / 560));
-    return Math.min(16, crowd * room * Math.max(0.8, (this.view.scale / this.fitted) ** 0.3));
+    const room = Math.min(1.2, Math.max(0.7, Math.min(...this.camera.size) / 560));
+    return Math.min(16, crowd * room * Math.max(0.8, this.camera.depth ** 0.3));
   }
 
   /* ---- painting */
@@ -300,26 +343,44 @@ class Scatter {
   }
 
   paint() {
-    if (!this.view) this.fit();
-    if (!this.view || !this.surface) return;
-    const [width, height] = this.size;
+    if (!this.camera.view) this.fit();
+    if (!this.camera.view || !this.surface) return;
+    if (this.way < 1) this.goOn();
+    const [width, height] = this.camera.size;
     const ratio = this.canvas.width / width;
     if (this.stale) this.paintPoints(width, height, ratio);
     this.stale = false;
     this.paintMarks(width, height, ratio);
   }
 
+  /** The next step of a travel. */
+  goOn() {
+    const { start, view, goal } = this.travel;
+    this.way = Math.min(1, (performance.now() - start) / TRAVEL);
+    if (goal && view) for (const name in view) this.camera.view[name] = (1 - this.way) * view[name] + this.way * goal[name];
+    if (this.way < 1) return this.redraw();
+    this.travel = null;
+    this.layer.arrive();
+    if (goal) this.fit();
+    this.redraw();
+  }
+
   paintPoints(width, height, ratio) {
-    this.layer?.draw({
-      center: [this.view.x, this.view.y],
-      scale: [(2 * this.view.scale) / width, (2 * this.view.scale) / height],
-      size: this.pointSize() * ratio,
-      alpha: this.x.length > 20000 ? 0.6 : 0.88,
+    const { view } = this.camera;
+    const few = (this.moving || this.way < 1) && this.x.length > FEW;
+    const drawn = this.layer?.draw({
+      center: [view.x, view.y],
+      scale: [(2 * view.scale) / width, (2 * view.scale) / height],
+      size: this.pointSize() * ratio * (few ? 1.15 : 1),
+      alpha: few ? 0.85 : this.x.length > 20000 ? 0.6 : 0.88,
       focus: this.focus,
       surface: this.surface,
       faint: this.faint,
       anyFaint: this.anyFaint,
+      few,
+      way: this.way,
     });
+    this.frame.dataset.drawn = drawn ?? 0;
   }
 
   paintMarks(width, height, ratio) {
@@ -329,15 +390,63 @@ class Scatter {
     pen.lineJoin = "round";
     const { picked, lit = [], query } = this.props;
     const inside = (row) => row != null && row >= 0 && row < this.x.length;
-    const at = (row) => this.toPixel(this.x[row], this.y[row]);
-    const outline = this.drawing ?? this.polygon?.map((corner) => this.toPixel(...corner));
-    if (outline) region(pen, outline, this.accent);
-    const middle = query ? this.toPixel(...query) : inside(picked) ? at(picked) : null;
-    const radius = this.pointSize() * 0.85;
-    if (middle) rays(pen, middle, lit.filter(inside).map(at), radius + 1.5, this.accent);
+    const at = (row) => this.camera.toPixel(...this.place(row));
+    const outlines = this.polygons.map((polygon) => polygon.map((corner) => this.camera.toPixel(...corner)));
+    if (this.drawing) outlines.push(this.drawing);
+    for (const outline of outlines) region(pen, outline, this.accent);
+    const near = lit.filter(inside);
+    if (this.moves) for (const row of near.slice(0, MOST_ARROWS)) this.pointFrom(pen, row, at(row));
+    const middle = query ? this.camera.toPixel(...query) : inside(picked) ? at(picked) : null;
+    if (middle) rays(pen, middle, near.map(at), this.accent);
+    this.paintPictures(pen, at, near);
+    const size = this.pointSize();
+    const mark = (row, radius, line) => {
+      const place = this.pictures.frame(row);
+      if (place) frame(pen, place, 2 * line, this.accent);
+      else ring(pen, at(row), radius, line, this.accent);
+    };
+    if (middle) for (const row of near) mark(row, size * 0.85 + 1.5, 1.5);
     if (middle && query) star(pen, middle, this.accent, `rgb(${this.surface})`);
-    else if (middle) ring(pen, middle, radius + 4, 2.5, this.accent);
-    if (inside(this.hovered)) ring(pen, at(this.hovered), this.pointSize() / 2 + 3, 1.5, this.accent);
+    else if (middle) mark(picked, size * 0.85 + 4, 2.5);
+    if (inside(this.hovered)) mark(this.hovered, size / 2 + 3, 1.5);
+  }
+
+  pointFrom(pen, row, to) {
+    const [x, y] = this.moves.map((values) => values[row]);
+    if (Number.isFinite(x + y)) arrow(pen, this.camera.toPixel(x, y), to, this.accent);
+  }
+
+  /** Thumbnails in the place of points, where few enough are in sight. */
+  paintPictures(pen, at, near) {
+    const first = new Set([this.props.picked, ...near]);
+    const rows = this.way < 1 ? [] : this.picturable();
+    const placed = this.pictures.paint(pen, rows, {
+      at,
+      color: (row) => this.palette[this.codes[row]] ?? this.accent,
+      rank: (row) => (first.has(row) ? -1 : this.layer.placeOf[row]),
+      size: this.camera.size,
+      now: performance.now(),
+    });
+    if (!this.moving) this.pictures.want(placed);
+    this.frame.dataset.pictures = this.pictures.drawn.length;
+  }
+
+  picturable() {
+    if (!this.layer || !this.props.thumbs || !this.x.length || this.camera.depth < PICTURE_DEPTH) return [];
+    return this.cells.within(this.camera.box(), MOST_PICTURES, (row) => this.isPlain(row)) ?? [];
+  }
+
+  /** Where a row's point is, also on its way. */
+  place(row) {
+    const [x, y] = [this.x[row], this.y[row]];
+    if (this.way >= 1 || !Number.isFinite(this.travel.x[row] + this.travel.y[row])) return [x, y];
+    return [(1 - this.way) * this.travel.x[row] + this.way * x, (1 - this.way) * this.travel.y[row] + this.way * y];
+  }
+
+  /** Where all points are along an axis, in the middle of a travel. */
+  between(axis) {
+    const [from, to] = axis ? [this.travel.y, this.y] : [this.travel.x, this.x];
+    return to.map((value, i) => (1 - this.way) * from[i] + this.way * value);
   }
 
   /* ---- events */
@@ -349,10 +458,10 @@ class Scatter {
       move: (dx, dy) => this.move(dx, dy),
       zoom: (...how) => this.zoom(...how),
       fit: () => this.fit(),
-      click: (px, py) => this.view && this.click(px, py),
+      click: (px, py) => this.click(px, py),
       draw: (outline) => { this.drawing = outline; this.remark(); },
-      enclose: (outline) => this.view && this.enclose(outline),
-      point: (px, py) => this.view && this.hover(this.nearest(px, py), px, py),
+      enclose: (outline, add) => this.camera.view && this.enclose(outline, add),
+      point: (px, py) => this.hover(this.nearest(px, py), px, py),
       leave: () => this.hover(-1),
       clear: () => this.clear(),
     }, signal);
@@ -376,16 +485,18 @@ class Scatter {
 
   resize() {
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = this.size;
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    this.camera.size = [width, height];
     for (const canvas of [this.canvas, this.overlay])
       [canvas.width, canvas.height] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
-    if (this.view?.scale === this.fitted) this.fit(); // not zoomed: keep everything in sight
+    if (this.camera.isFitted) this.fit(); // not zoomed: keep everything in sight
     this.stale = true;
     this.paint(); // at once: a resized canvas is blank
   }
 
   /** The browser took the graphics context away and gives a new, empty one. */
   restore() {
+    this.way = 1;
     this.layer.build();
     this.layer.points(this.x, this.y);
     this.layer.fill("code", this.codes);
@@ -396,17 +507,21 @@ class Scatter {
 
   /* ---- hover */
 
+  /** The row at a pixel: of the thumbnail there, or of the point nearest to it; or -1. */
   nearest(px, py) {
-    return this.cells?.nearest(...this.toData(px, py), PICK_RADIUS / this.view.scale, (row) => this.isShown(row)) ?? -1;
+    if (!this.camera.view || !this.x.length || this.way < 1) return -1;
+    const pictured = this.pictures.hit(px, py);
+    if (pictured >= 0) return pictured;
+    return this.cells.nearest(...this.camera.toData(px, py), PICK_RADIUS / this.camera.view.scale, (row) => this.isShown(row));
   }
 
   hover(row, px, py) {
-    if (row >= 0 && row === this.hovered) this.tip.place([px, py], this.size);
+    if (row >= 0 && row === this.hovered) this.tip.place([px, py], this.camera.size);
     if (row === this.hovered) return;
     this.hovered = row;
     this.stage.dataset.hover = row >= 0;
-    if (row < 0) this.tip.hide();
-    else this.tip.show(row, this.props, [px, py], this.size);
+    if (row < 0 || !this.props.info) this.tip.hide();
+    else this.tip.show(row, this.props, [px, py], this.camera.size);
     this.remark();
   }
 
@@ -414,10 +529,29 @@ class Scatter {
     this.stop.abort();
     this.resized.disconnect();
     cancelAnimationFrame(this.pending);
+    clearTimeout(this.settling);
+    this.pictures.forget("");
     this.tip.hide();
     this.layer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
     this.frame.remove();
   }
+}
+
+/** Whether people asked their system for less movement. */
+function still() {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
+}
+
+/** By code: 1 where it is among `codes`. */
+function flags(codes) {
+  const found = new Uint8Array(65536);
+  for (const code of codes) found[code] = 1;
+  return found;
+}
+
+function halves(raw) {
+  const values = new Float32Array(raw);
+  return [values.subarray(0, values.length / 2), values.subarray(values.length / 2)];
 }
 
 async function bytes(url) {
@@ -426,7 +560,7 @@ async function bytes(url) {
   return answer.arrayBuffer();
 }
 
-/** Mount a map into `root`; `trigger(name, value)` hears "pick" (a row) and "select". */
+/** Mount a map into `root`; `trigger(name, value)` hears "pick" (a row), "select" and "missing". */
 export function mount(root, trigger) {
   return new Scatter(root, trigger);
 }

@@ -1,7 +1,7 @@
 """What a map shows and what was picked on it: colors, polygons, shares, pages. No app, no model.
 
 The browser draws the map and sends back polygons in data coordinates; which points lie inside is
-decided here, by the same even-odd rule as `apps/assets/points.js`. So a selection of a million
+decided here, by the same even-odd rule as `apps/assets/geometry.js`. So a selection of a million
 points costs a few hundred bytes on the wire, and can be kept, linked to, replayed and tested.
 
     coloring = color_by(images["label"])
