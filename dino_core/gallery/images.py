@@ -54,7 +54,7 @@ def images_table(
     """
     good = [one for one in facts if "bad" not in one]
     at = np.array([one["index"] for one in good], np.int64)
-    files = [_file_facts(source, index) for index in at]
+    files = [file_facts(source, index) for index in at]
     table = pd.DataFrame(
         {
             "id": pd.Series([source.ids[index] for index in at], dtype=object),
@@ -79,18 +79,19 @@ def images_table(
 def write_table(folder: Path, table: pd.DataFrame) -> None:
     """Write `images.parquet`, whole or not at all."""
     with whole_file(folder / IMAGES) as aside:
-        table.to_parquet(aside, index=False)
+        table.to_parquet(aside, index=False, write_page_checksum=True)
 
 
 def read_table(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / IMAGES)
+    """The table as it was written; what was damaged since fails rather than gives other values."""
+    return pd.read_parquet(folder / IMAGES, page_checksum_verification=True)
 
 
 def source_hash(source: Source) -> str:
     """What tells that a source is still the same: ids, labels, and its files' sizes and times."""
     digest = hashlib.sha256()
     for index, name in enumerate(source.ids):
-        _, size, mtime = _file_facts(source, index)
+        _, size, mtime = file_facts(source, index)
         digest.update(f"{name}\0{size}\0{mtime}\n".encode())
     if source.labels is not None:
         digest.update("\0".join(source.classes).encode())
@@ -119,7 +120,7 @@ def _labels(source: Source, at: np.ndarray) -> pd.Series:
     return pd.Series(names, dtype=object)
 
 
-def _file_facts(source: Source, index: int) -> tuple[str | None, int | None, float | None]:
+def file_facts(source: Source, index: int) -> tuple[str | None, int | None, float | None]:
     """(path, size, mtime) of an image that is a file; Nones for one that is not, or is gone."""
     path = source.path(int(index))
     if path is None:

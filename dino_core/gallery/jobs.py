@@ -16,7 +16,7 @@ from typing import Any
 
 from dino_core.errors import UserError
 from dino_core.files import held, write_json
-from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS
+from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, UPDATE
 from dino_core.gallery.progress import Progress
 from dino_core.processes import is_alive, start_detached, this_process
 
@@ -26,25 +26,57 @@ SECONDS_BETWEEN_WRITES = 0.5
 
 
 def start_build(
-    model: str, data: str, out: str | Path, *, root: str | Path = ".", redo: bool = False
+    model: str,
+    data: str,
+    out: str | Path,
+    *,
+    root: str | Path = ".",
+    redo: bool = False,
+    update: bool = False,
+    patches: int | None = None,
 ) -> int:
     """Build a gallery of `data` with `model` in a detached process; returns its process id.
 
-    Relative model and data spellings are resolved from `root`. What the process says goes to
-    `build.log` in the folder; `build_status(out)` tells how it stands. Raises `UserError` when a
-    build is running there already, or the folder holds something else.
+    A gallery of these is brought up to date where their images changed (see `updating.update`);
+    `update` does so where `data` is spelled otherwise than before, too. `patches`: how many of each
+    image to hold as well. Relative model and data spellings are resolved from `root`. What the
+    process says goes to `build.log` in the folder; `build_status(out)` tells how it stands. Raises
+    `UserError` when a build is running there already, or the folder holds something else.
     """
-    out = Path(root, out).resolve()
+    arguments = ["--model", model, "--data", data]
+    arguments += ["--redo"] if redo else []
+    arguments += ["--update"] if update else []
+    arguments += [] if patches is None else ["--patches", str(patches)]
+    return _start(Path(root, out).resolve(), arguments, root)
+
+
+def start_map(
+    path: str | Path,
+    n_neighbors: int,
+    min_dist: float,
+    *,
+    root: str | Path = ".",
+    redo: bool = False,
+) -> int:
+    """Draw a map of the gallery in `path` in a detached process; returns its process id.
+
+    `redo` draws one that is there anew, without images placed on it. Otherwise as `start_build`.
+    """
+    arguments = ["--n-neighbors", str(n_neighbors), "--min-dist", str(min_dist)]
+    return _start(Path(root, path).resolve(), arguments + (["--redo"] if redo else []), root)
+
+
+def _start(out: Path, arguments: list[str], root: str | Path) -> int:
+    """Run `python -m dino_core.gallery` on `out`; returns once it has said its first word."""
     _refuse_foreign(out)
     status = build_status(out)
     if status["state"] == "running":
         raise UserError(f"{out}: is being built already (process {status['process'].get('pid')})")
-    arguments = ["-m", "dino_core.gallery", "--model", model, "--data", data, "--out", str(out)]
-    arguments += ["--redo"] if redo else []
     with contextlib.suppress(FileNotFoundError):
         (out / STATUS).unlink()
     out.mkdir(parents=True, exist_ok=True)
-    process = start_detached(arguments, out / LOG, cwd=root)
+    words = ["-m", "dino_core.gallery", "--out", str(out), *arguments]
+    process = start_detached(words, out / LOG, cwd=root)
     _wait_for_first_word(out, process)
     return process.pid
 
@@ -54,31 +86,41 @@ def stop_build(path: str | Path) -> bool:
     status = build_status(Path(path))
     if status["state"] != "running":
         return False
+    if status["process"]["pid"] == os.getpid():  # never the server that happens to draw a map
+        return False
     os.kill(status["process"]["pid"], signal.SIGTERM)
     return True
 
 
 def build_status(path: str | Path) -> dict[str, Any]:
-    """How the build in `path` stands: `state`, `message` (a sentence), `done`, `total`, `process`.
+    """How the build in `path` stands: `state`, `message` (a sentence), `done`, `total`, `process`,
+    and `asked`, the `model` and `data` that it was started for.
 
     `state` is `none` (never begun), `running`, `done`, `stopped`, `failed`, or `dead`: its process
     is gone without a word (killed, or the machine was restarted). Stopped, failed and dead builds
     go on where they were when they are started again.
     """
     path = Path(path)
-    status: dict[str, Any] = {"state": "none", "message": "", "done": 0, "total": 0, "process": {}}
-    with contextlib.suppress(OSError, ValueError):  # being replaced, or not there yet
-        status |= json.loads((path / STATUS).read_text(encoding="utf-8"))
+    nothing = {"message": "", "done": 0, "total": 0, "process": {}, "asked": {}}
+    status: dict[str, Any] = {"state": "none"} | nothing
+    with contextlib.suppress(OSError, ValueError, TypeError):  # being replaced, or not there yet
+        there = dict(json.loads((path / STATUS).read_text(encoding="utf-8")))
+        if all(isinstance(there.get(name, value), type(value)) for name, value in status.items()):
+            status |= there
     if status["state"] == "running" and not is_alive(status["process"]):
-        whole = (path / MANIFEST).is_file()
+        whole = (path / MANIFEST).is_file() and not (path / UPDATE).is_dir()
         status["state"] = "done" if whole else "dead"
         status["message"] = "" if whole else "The build was killed; start it again to finish it."
     return status
 
 
 @contextlib.contextmanager
-def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
+def reported(
+    path: Path, progress: Progress | None, asked: dict[str, str] | None = None
+) -> Iterator[Progress]:
     """Run a build's body, with its state kept in `status.json`; yields the progress to call.
+
+    `asked`: the `model` and `data` it is started for, so that whoever finds it can start it again.
 
     Only one process builds in a folder at a time: a second raises `UserError` at once, as does a
     folder that holds something else.
@@ -87,7 +129,7 @@ def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
     path.mkdir(parents=True, exist_ok=True)
     busy = f"{path}: is being built by another process; wait for it, or stop it"
     with held(path / LOCK, busy):
-        reporter = _Reporter(path, progress)
+        reporter = _Reporter(path, progress, asked or {})
         reporter.write("running", "Starting.")
         try:
             yield reporter
@@ -106,8 +148,8 @@ def reported(path: Path, progress: Progress | None) -> Iterator[Progress]:
 class _Reporter:
     """A progress callback that also keeps `status.json`, at most twice a second."""
 
-    def __init__(self, path: Path, progress: Progress | None) -> None:
-        self.path, self.progress = path, progress
+    def __init__(self, path: Path, progress: Progress | None, asked: dict[str, str]) -> None:
+        self.path, self.progress, self.asked = path, progress, asked
         self.done = self.total = 0
         self.message = ""
         self.written = 0.0
@@ -123,7 +165,7 @@ class _Reporter:
     def write(self, state: str, message: str) -> None:
         self.written = time.monotonic()
         value = {"state": state, "message": message, "done": self.done, "total": self.total}
-        value |= {"time": time.time(), "process": this_process()}
+        value |= {"time": time.time(), "process": this_process(), "asked": self.asked}
         with contextlib.suppress(UserError):  # a full disk is reported by what needs the space
             write_json(self.path / STATUS, value)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dino_core import rng
 from dino_core.errors import UserError
 from dino_core.gallery.jobs import build_status
-from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, GalleryInfo
+from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, UPDATE, GalleryInfo
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,16 @@ def _name(title: str, *specs: str) -> str:
 def is_gallery(path: Path) -> bool:
     """Whether a gallery was ever begun in this folder."""
     return any((path / name).is_file() for name in (MANIFEST, BUILDING, STATUS))
+
+
+def update_waiting(path: Path) -> str:
+    """A sentence where an update of a whole gallery was begun and not finished, else ""."""
+    if not (path / UPDATE).is_dir() or build_status(path)["state"] == "running":
+        return ""
+    return (
+        f"{path.name}: an update of it was stopped; the gallery works as it was, and updating it "
+        "again goes on from there"
+    )
 
 
 def entry(path: Path) -> GalleryEntry:

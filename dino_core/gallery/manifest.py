@@ -7,7 +7,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from dino_core.errors import UserError
 from dino_core.files import read_json, write_json
@@ -16,6 +17,7 @@ FORMAT_VERSION = 1
 MANIFEST = "gallery.json"
 BUILDING = "building.json"  # the plan and cursor of a build that is not finished
 STATUS = "status.json"
+UPDATE = "update"  # a new set of a whole gallery's files, in the making
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,14 @@ class GalleryInfo:
     graph: dict[str, Any] = field(default_factory=dict)  # how they were found; recall, if nearly
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> how it was made
     created: str = ""  # ISO 8601, UTC
+    update: dict[str, Any] = field(default_factory=dict)  # the last one: when, and what it changed
     version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> tuple[str, str, str, int, str]:
+        """What differs when a gallery's rows are others than they were."""
+        updated = str(self.update.get("time", ""))
+        return self.feature_hash, self.source_hash, self.created, self.count, updated
 
     def of_features(self) -> dict[str, Any]:
         """What the features follow from, however many images are done."""
@@ -59,13 +68,25 @@ class GalleryInfo:
                 f"{folder}: its gallery.json has format version {version}, and this program reads "
                 f"{FORMAT_VERSION}; build the gallery again, or update this program"
             )
-        known = {one.name for one in fields(cls)}
+        known = {one.name: _kinds(one.type) for one in fields(cls)}
+        for name in known.keys() & value.keys():
+            if not isinstance(value[name], known[name]):
+                raise UserError(
+                    f"{folder}: its gallery.json is damaged ({name} is {value[name]!r:.40}); build "
+                    "the gallery again"
+                )
         try:
             return cls(**{name: value[name] for name in value if name in known})
         except TypeError as error:
             raise UserError(
                 f"{folder}: its gallery.json lacks something ({error}); build the gallery again"
             ) from None
+
+
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """What a field of this annotation may be in JSON, one level deep."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return tuple(get_origin(one) or one for one in options)
 
 
 def how_made(info: GalleryInfo) -> list[str]:
@@ -84,7 +105,18 @@ def how_made(info: GalleryInfo) -> list[str]:
                 f"the map {name} is of {made['laid_out']:,} images; the other {made['placed']:,} "
                 "were placed by their neighbors"
             )
+        if made.get("placed_since"):
+            said.append(
+                f"on the map {name} {made['placed_since']:,} images were placed by their neighbors "
+                "since it was drawn"
+            )
     return said
+
+
+def said_of_update(update: dict[str, Any]) -> str:
+    """What the last update changed: `12 added, 3 gone, 1 changed`; "" where there was none."""
+    parts = [f"{update[name]:,} {name}" for name in ("added", "gone", "changed") if name in update]
+    return ", ".join(parts)
 
 
 def feature_hash(model_hash: str, preprocessing: dict[str, Any], kind: str) -> str:

@@ -15,15 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from dino_core.data import BadImage, Source, decode_image, open_source
 from dino_core.errors import UserError
-from dino_core.gallery.images import IMAGES, read_table
-from dino_core.gallery.listing import is_gallery
+from dino_core.gallery.damage import (
+    NEIGHBORS,
+    UNREADABLE,
+    features_damage,
+    map_damage,
+    map_file,
+    neighbors_damage,
+    patches_damage,
+    table_damage,
+)
+from dino_core.gallery.images import COLUMNS, IMAGES, read_table
+from dino_core.gallery.listing import is_gallery, update_waiting
 from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo, build_command
 from dino_core.gallery.maps import PLACING_NEIGHBORS, place
 from dino_core.gallery.neighbors import nearest
 from dino_core.gallery.partial import FEATURES
+from dino_core.gallery.replacing import is_settled, settle
 from dino_core.gallery.thumbnails import PLACEHOLDER, cached, placeholder_jpeg, thumbnail_jpeg
 
 if TYPE_CHECKING:
@@ -31,7 +43,7 @@ if TYPE_CHECKING:
     from dino_core.gallery.patches import Patches
     from dino_core.models import Model
 
-NEIGHBORS = "neighbors.npz"
+PATHS_LOOKED_AT = 16
 Where = np.ndarray | Sequence[bool] | Callable[[pd.DataFrame], Any]
 
 
@@ -55,19 +67,23 @@ class Gallery:
         self.path, self.info = path, info
         self._source: Source | None = None
         self._patches: Patches | None = None
+        self.news = ""  # what the build or update that returned it changed, a sentence
 
     @classmethod
     def open(cls, path: str | Path) -> "Gallery":
         """Open the gallery in a folder.
 
         Raises `UserError` when there is none, when it is half made (with the command that finishes
-        it), damaged, or of a newer format.
+        it), when its features or its table are damaged, or of a newer format. What else is wrong
+        with it, `problems` tells.
         """
         path = Path(path)
+        settle(path)
         if not (path / MANIFEST).is_file():
             raise UserError(_not_whole(path))
         gallery = cls(path, GalleryInfo.read(path))
         gallery._check()
+        gallery._refuse_replaced()
         return gallery
 
     def __repr__(self) -> str:
@@ -84,8 +100,15 @@ class Gallery:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """One row an image (see `gallery.images.COLUMNS`), then the user's own columns."""
-        return read_table(self.path)
+        """One row an image (see `gallery.images.COLUMNS`), then the user's own columns.
+
+        Raises `UserError` when the file is damaged, as do `neighbors` and `map`, or when an update
+        has replaced the gallery's files since it was opened.
+        """
+        table = self._read(IMAGES, lambda: read_table(self.path), self._build_again)
+        if len(table) != len(self) or not set(COLUMNS) <= set(table.columns):
+            raise UserError(self._build_again(IMAGES, UNREADABLE))
+        return table
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -96,6 +119,15 @@ class Gallery:
 
     @cached_property
     def _neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        rows_NK, scores_NK = self._read(NEIGHBORS, self._read_neighbors, self._find_again)
+        shape = (self.info.count, self.info.neighbors)
+        whole = rows_NK.shape == scores_NK.shape == shape
+        whole = whole and (rows_NK.dtype.kind, scores_NK.dtype.kind) == ("i", "f")
+        if not whole or (rows_NK.size and not 0 <= rows_NK.min() <= rows_NK.max() < len(self)):
+            raise UserError(self._find_again(NEIGHBORS, UNREADABLE))
+        return rows_NK, scores_NK
+
+    def _read_neighbors(self) -> tuple[np.ndarray, np.ndarray]:
         with np.load(self.path / NEIGHBORS, allow_pickle=False) as file:
             return file["rows"], file["scores"]
 
@@ -104,11 +136,22 @@ class Gallery:
         return self._neighbors
 
     def map(self, name: str = "umap") -> pd.DataFrame:
-        """Columns `x` and `y`, one row an image. Raises `UserError` for a map that was not made."""
+        """Columns `x` and `y`, one row an image; and `placed`, bool, where an update put images on
+        a map that was drawn before. Raises `UserError` for a map that was not made, or is damaged.
+        """
         if name not in self.info.maps:
             there = ", ".join(self.info.maps)
             raise UserError(f"{self.path}: has no map {name!r}; there are {there}")
-        return pd.read_parquet(self.path / "maps" / f"{name}.parquet")
+        file = map_file(name)
+        frame = self._read(
+            file,
+            lambda: pd.read_parquet(self.path / file, page_checksum_verification=True),
+            self._draw_again,
+        )
+        whole = len(frame) == len(self) and {"x", "y"} <= set(frame.columns)
+        if not whole or not all(frame[axis].dtype.kind == "f" for axis in "xy"):
+            raise UserError(self._draw_again(file, UNREADABLE))
+        return frame
 
     def row(self, id: str) -> int:
         """The row of an image's id. Raises `UserError` for an id that is not here."""
@@ -263,13 +306,31 @@ class Gallery:
 
     def images_missing(self) -> str:
         """A sentence when the images are not where they were at building, "" when they are."""
-        root = self.info.root
-        if root is None or Path(root).exists():
+        place = self.info.root or self.info.data
+        if not self._has_moved():
             return ""
+        command = build_command(self.info.model, "FOLDER", self.path)
         return (
-            f"{self.name}: its images are not in {root} any more, so gray tiles stand in for them; "
-            "search and map work as before"
+            f"{self.name}: its images are not in {place} any more, so gray tiles stand in for "
+            "them; search and map work as before; put them back, or run "
+            f"`{command} --update` with the folder that they are in now"
         )
+
+    def _has_moved(self) -> bool:
+        """Whether the folder or file of the images is gone, or the first images in it are."""
+        root = self.info.root
+        if root is not None and not Path(root).exists():
+            return True
+        if root is None:  # an archive or a table, named by its full path; or no file at all
+            return Path(self.info.data).is_absolute() and not Path(self.info.data).exists()
+        try:
+            with pq.ParquetFile(self.path / IMAGES) as file:
+                first = next(file.iter_batches(PATHS_LOOKED_AT, columns=["path"]), None)
+            paths = [] if first is None else first.column("path").to_pylist()
+        except Exception:  # garbage can fail in any way; reading the table says so
+            return False
+        paths = [path for path in paths if path is not None]
+        return bool(paths) and not any(Path(root, path).exists() for path in paths)
 
     def _from_source(self, id: str) -> np.ndarray:
         return self.source.image(self.index_in_source[id])
@@ -288,16 +349,77 @@ class Gallery:
 
     # -- checks -----------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        """That the big files are there and of one length; their content is read later."""
-        for name in (FEATURES, IMAGES, NEIGHBORS):
-            if not (self.path / name).is_file():
-                raise UserError(f"{self.path}: is damaged ({name} is missing); build it again")
-        if self.features.shape != (self.info.count, self.info.dim):
-            raise UserError(
-                f"{self.path}: is damaged (features.npy holds {self.features.shape}, gallery.json "
-                f"says {(self.info.count, self.info.dim)}); build it again"
+    def problems(self) -> list[str]:
+        """What does not work, a sentence each, told from sizes and headers: cheap.
+
+        Everything that none of them names works.
+        """
+        found = [self.images_missing()]
+        if reason := neighbors_damage(self.path, self.info):
+            found.append(self._find_again(NEIGHBORS, reason))
+        maps = {name: map_damage(self.path, self.info, name) for name in self.info.maps}
+        found += [
+            self._draw_again(map_file(name), reason) for name, reason in maps.items() if reason
+        ]
+        if reason := patches_damage(self.path, self.info):
+            found.append(
+                f"{self.path}: patches/ {reason}, so a search among parts of images does not work; "
+                f"run `{self._command} --patches 49 --redo` to build them again"
             )
+        found.append(update_waiting(self.path))
+        return [sentence for sentence in found if sentence]
+
+    def _check(self) -> None:
+        """That what everything else hangs on is whole; content is read later."""
+        for name, damage in ((FEATURES, features_damage), (IMAGES, table_damage)):
+            if reason := damage(self.path, self.info):
+                self._refuse_replaced()
+                raise UserError(self._build_again(name, reason))
+        _ = self.features  # mapped now: these stay the same when an update replaces the file
+
+    def _read(self, name: str, read: Callable[[], Any], say: Callable[[str, str], str]) -> Any:
+        """What `read` gives of a file; a `UserError` for one whose bytes it can make nothing of."""
+        try:
+            value = read()
+        except Exception:  # garbage can fail in any way
+            self._refuse_replaced()
+            reason = UNREADABLE if (self.path / name).is_file() else "is missing"
+            raise UserError(say(name, reason)) from None
+        self._refuse_replaced()
+        return value
+
+    def _refuse_replaced(self) -> None:
+        """Never mix files of two sets of images: refuse what an update or a redo has replaced."""
+        try:
+            same = GalleryInfo.read(self.path).identity == self.info.identity
+        except UserError:
+            same = False
+        if not same or not is_settled(self.path):
+            raise UserError(
+                f"{self.path}: was built again or removed since it was opened; open it again"
+            )
+
+    @property
+    def _command(self) -> str:
+        return build_command(self.info.model, self.info.data, self.path)
+
+    def _build_again(self, name: str, reason: str) -> str:
+        return (
+            f"{self.path}: is damaged ({name} {reason}); run `{self._command}` to build it again, "
+            "what you added stays"
+        )
+
+    def _find_again(self, name: str, reason: str) -> str:
+        return (
+            f"{self.path}: is damaged ({name} {reason}), so what asks for each image's neighbors "
+            f"does not work, while search and maps do; run `{self._command}` to find them again"
+        )
+
+    def _draw_again(self, name: str, reason: str) -> str:
+        return (
+            f"{self.path}: is damaged ({name} {reason}), so this map cannot be shown; look at "
+            f"another, or run `{self._command}` to draw it again"
+        )
 
 
 def _not_whole(path: Path) -> str:

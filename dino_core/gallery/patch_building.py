@@ -146,26 +146,56 @@ def build_patches(
     """
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
-    gallery = gallery if isinstance(gallery, Gallery) else Gallery.open(gallery)
+    path = gallery.path if isinstance(gallery, Gallery) else Path(gallery)
+    Gallery.open(path)  # where there is none, no folder is made
+    with reported(path, progress) as say:
+        return build_patches_here(
+            path, model, say, per_image=per_image, code=code, batch_size=batch_size,
+            workers=workers, redo=redo,
+        )  # fmt: skip
+
+
+def build_patches_here(
+    path: Path,
+    model: Model,
+    say: Progress,
+    *,
+    per_image: int | None = PER_IMAGE,
+    code: str = "auto",
+    batch_size: int = 64,
+    workers: int | None = None,
+    redo: bool = False,
+) -> Patches:
+    """`build_patches`, by whoever already holds the folder (see `jobs.reported`)."""
+    gallery = Gallery.open(path)
     plan = plan_patches(gallery, model, per_image=per_image, code=code)
-    with reported(gallery.path, progress) as say:
-        remove_leftovers(gallery.path)
-        there = Patches.open(gallery)
-        if there is not None and _same(there.info, plan):
-            return there
-        if there is not None and not redo:
-            raise UserError(
-                f"{there.path}: holds {_amount(there.info.per_image)} patches of each image, coded "
-                f"{there.info.code}, not {_amount(per_image)} coded {plan.code}; ask for those, or "
-                "give --redo to build them again"
-            )
-        _require_room(gallery.path, plan)
-        seen = _Seen(gallery, model, plan, batch_size, workers, say)
-        index, judge = _coded(seen, plan)
-        _write(gallery, model, plan, seen, index, judge)
+    remove_leftovers(path)
+    there = _there(gallery, redo)
+    if there is not None and _same(there.info, plan):
+        return there
+    if there is not None and not redo:
+        raise UserError(
+            f"{there.path}: holds {_amount(there.info.per_image)} patches of each image, coded "
+            f"{there.info.code}, not {_amount(per_image)} coded {plan.code}; ask for those, or "
+            "give --redo to build them again"
+        )
+    _require_room(path, plan)
+    seen = _Seen(gallery, model, plan, batch_size, workers, say)
+    index, judge = _coded(seen, plan)
+    _write(gallery, model, plan, seen, index, judge)
     opened = Patches.open(gallery)
     assert opened is not None
     return opened
+
+
+def _there(gallery: Gallery, redo: bool) -> Patches | None:
+    """The patches that are there; with `redo` damaged ones are as good as none."""
+    try:
+        return Patches.open(gallery)
+    except UserError:
+        if redo:
+            return None
+        raise
 
 
 @dataclass

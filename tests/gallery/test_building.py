@@ -22,6 +22,7 @@ from dino_core.gallery import (
     draw_map,
     embed,
 )
+from dino_core.gallery.extraction import Batch
 from dino_core.gallery.manifest import how_made
 from dino_core.models import Model, save_weights
 from dino_core.rng import generator
@@ -116,7 +117,7 @@ def test_interrupted_while_computing(
     assert contents(whole.path) == contents(again.path)
 
 
-@pytest.mark.parametrize("step", ["images_table", "write_table", "graph_of_all", "_write_map"])
+@pytest.mark.parametrize("step", ["images_table", "write_table", "graph_of_all", "write_map"])
 def test_killed_between_the_steps(
     model: Model, photos: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,12 +207,61 @@ def test_another_model_is_refused_or_redone(
     assert (gallery.path / "user" / "tags.jsonl").read_text() == "mine\n"
 
 
-def test_changed_images_are_refused_or_redone(model: Model, photos: Path, tmp_path: Path) -> None:
+def test_changed_images_bring_up_to_date_or_start_over(
+    model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     build(model, open_source(photos), tmp_path / "g", maps=PCA)
     shutil.copy(photos / "dogs" / "0.png", photos / "dogs" / "9.png")
-    with pytest.raises(UserError, match=r"before the images of .* changed"):
-        build(model, open_source(photos), tmp_path / "g", maps=PCA)
-    assert len(build(model, open_source(photos), tmp_path / "g", maps=PCA, redo=True)) == 7
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "model_batches", none_of_them)
+        updated = build(model, open_source(photos), tmp_path / "g", maps=PCA)
+    assert len(updated) == 7 and updated.news == "1 added, 0 gone, 0 changed"
+    (photos / "dogs" / "9.png").unlink()
+    redone = build(model, open_source(photos), tmp_path / "g", maps=PCA, redo=True)
+    assert len(redone) == 6 and not redone.news and not redone.info.update
+
+
+def none_of_them(model, source, images, *_, **__):
+    """Stands in for the model where it must see no good image."""
+    assert [source.ids[index] for index in images] in ([], ["cats/broken.jpg"])
+    yield from (
+        Batch(np.empty((0, 48), np.float32), [{"index": index, "bad": "so"}]) for index in images
+    )
+
+
+@pytest.mark.parametrize("name", ["neighbors.npz", "maps/umap.parquet", "maps/pca.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of others"])
+def test_a_damaged_file_is_made_again_and_nothing_else(
+    model: Model, photos: Path, tmp_path: Path, name: str, damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = build(model, open_source(photos), tmp_path / "g")
+    before, file = contents(whole.path), whole.path / name
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-40])
+    else:
+        other = build(model, open_source("scenes:4"), tmp_path / "other")
+        shutil.copy(other.path / name, file)
+    assert len(Gallery.open(whole.path).problems()) == 1
+    monkeypatch.setattr(building, "model_batches", lambda *args, **kwargs: 1 / 0)
+    mended = build(model, open_source(photos), tmp_path / "g")
+    assert mended.news == f"made again, for they were damaged: {name}"
+    assert not mended.problems() and contents(mended.path) == before
+
+
+@pytest.mark.parametrize("name", ["features.npy", "images.parquet"])
+def test_without_features_or_table_it_is_built_again(
+    model: Model, photos: Path, tmp_path: Path, name: str
+) -> None:
+    whole = build(model, open_source(photos), tmp_path / "g", maps=PCA)
+    before, file = contents(whole.path), whole.path / name
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match=rf"\({name} .*run `python scripts/embed.py "):
+        Gallery.open(whole.path)
+    again = build(model, open_source(photos), tmp_path / "g", maps=PCA)
+    assert "damaged" in again.news and contents(again.path) == before
 
 
 def test_a_half_made_gallery_of_changed_images_starts_over(

@@ -222,7 +222,7 @@ def test_what_is_no_gallery_is_said(gallery: Gallery, tmp_path: Path) -> None:
         Gallery.open(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("name", ["features.npy", "images.parquet", "neighbors.npz"])
+@pytest.mark.parametrize("name", ["features.npy", "images.parquet"])
 def test_damage_is_said(gallery: Gallery, name: str) -> None:
     (gallery.path / name).unlink()
     with pytest.raises(UserError, match=rf"is damaged \({name} is missing\)"):

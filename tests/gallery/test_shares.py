@@ -43,9 +43,9 @@ def test_every_missing_image_is_dealt_to_one_process(data: st.DataObject) -> Non
 
 def order_of(model: Model, source: Any, out: Path, shares: list) -> Callable[[Any], Any]:
     """What `agree` gives a helper: the first process's plan, cut like this."""
-    from dino_core.gallery.building import _plan
+    from dino_core.gallery.building import plan_of
 
-    return lambda _: {"plan": _plan(model, source, "cls").of_features(), "shares": shares}
+    return lambda _: {"plan": plan_of(model, source, "cls").of_features(), "shares": shares}
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+"""Galleries whose files were cut short or written over: a sentence, and everything else works."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.gallery import Gallery, build, build_patches, list_galleries
+from dino_core.models import Model
+from dino_core.rng import generator
+
+CORE = ("features.npy", "images.parquet", "gallery.json")
+FILES = (
+    *CORE, "neighbors.npz", "maps/umap.parquet", "maps/pca.parquet", "status.json",
+    "patches/patches.json", "patches/patches.npz", "patches/index.faiss",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("damage") / "galleries" / "g"
+    build_patches(build(model, open_source("scenes:14"), out), model, per_image=2)
+    return out
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "galleries" / "g")
+
+
+def uses(gallery: Gallery, model: Model) -> dict[str, Callable[[], object]]:
+    """What people do with a gallery, by the file that it hangs on."""
+    id, image = open_source("scenes:14").ids[3], open_source("scenes:14").image(3)
+    return {
+        "images.parquet": lambda: gallery.images,
+        "features.npy": lambda: len(gallery.search(id, k=3)),
+        "": lambda: len(gallery.search(image, model=model, k=3)),
+        "neighbors.npz": gallery.neighbors,
+        "maps/umap.parquet": lambda: gallery.map("umap"),
+        "maps/pca.parquet": lambda: gallery.place(image, "pca", model),
+        "patches": lambda: gallery.patches and len(gallery.patches.search(np.eye(1, 48), k=1)),
+        "thumbnail": lambda: gallery.thumbnail(0),
+        "problems": gallery.problems,
+    }
+
+
+def test_a_whole_one_has_no_problems(whole: Path, model: Model) -> None:
+    gallery = Gallery.open(whole)
+    assert gallery.problems() == []
+    for name, use in uses(gallery, model).items():
+        if name != "patches":
+            use()
+
+
+@pytest.mark.parametrize("name", ["neighbors.npz", "maps/umap.parquet", "maps/pca.parquet"])
+@pytest.mark.parametrize("left", [0, 0.5, None])
+def test_the_others_work_without_one_file(
+    copy: Path, model: Model, name: str, left: float | None
+) -> None:
+    file = copy / name
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: int(left * file.stat().st_size)])
+    gallery = Gallery.open(copy)
+    problems = gallery.problems()
+    assert len(problems) == 1 and f"({name} " in problems[0]
+    assert f"`python scripts/embed.py --model tiny --data scenes:14 --out {copy}`" in problems[0]
+    for used, use in uses(gallery, model).items():
+        if used == name:
+            with pytest.raises(UserError, match=rf"is damaged \({name} "):
+                use()
+        elif used != "patches":
+            use()
+
+
+@pytest.mark.parametrize("name", ["features.npy", "images.parquet"])
+def test_without_the_core_it_is_refused_with_what_to_do(copy: Path, name: str) -> None:
+    file = copy / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"\({name} .*; run `python scripts/embed.py .* stays"):
+        Gallery.open(copy)
+
+
+@pytest.mark.parametrize("values", ["zeros", "nan"])
+def test_features_that_are_none_are_damage(copy: Path, values: str) -> None:
+    wrong = np.zeros((14, 48), np.float32) + (np.nan if values == "nan" else 0)
+    np.save(copy / "features.npy", wrong)
+    with pytest.raises(UserError, match=r"features.npy holds rows that are not of length 1"):
+        Gallery.open(copy)
+    np.save(copy / "features.npy", np.eye(14, 48))
+    with pytest.raises(UserError, match=r"features.npy holds float64, not float32"):
+        Gallery.open(copy)
+
+
+def test_neighbors_that_are_nobody_are_damage(copy: Path) -> None:
+    gallery = Gallery.open(copy)
+    rows, scores = (array.copy() for array in gallery.neighbors())
+    rows[5, 2] = 14
+    np.savez(copy / "neighbors.npz", rows=rows, scores=scores)
+    with pytest.raises(UserError, match="is damaged"):
+        Gallery.open(copy).neighbors()
+
+
+def test_patches_of_other_images_are_told(copy: Path, model: Model) -> None:
+    text = (copy / "patches" / "patches.json").read_text()
+    (copy / "patches" / "patches.json").write_text(text.replace('"count": 14', '"count": 13'))
+    problems = Gallery.open(copy).problems()
+    assert len(problems) == 1 and "of other images than the gallery holds now" in problems[0]
+    (copy / "patches" / "patches.json").write_text("{")
+    assert "patches/ cannot be read" in Gallery.open(copy).problems()[0]
+    build_patches(copy, model, per_image=2, redo=True)
+    assert not Gallery.open(copy).problems()
+
+
+def fuzz(whole: Path, folder: Path, model: Model, cases: range) -> int:
+    """Damage one file at a time, each at random; how many galleries could still be opened."""
+    opened = 0
+    for case in cases:
+        random = generator(case, "damage")
+        out = shutil.copytree(whole, folder / str(case) / "galleries" / "g")
+        file = out / FILES[case % len(FILES)]
+        data, how = bytearray(file.read_bytes()), case // len(FILES) % 3
+        at = int(random.integers(0, len(data)))
+        if how == 0:
+            data = data[:at]
+        elif how == 1:  # a stretch of noise
+            noise = random.integers(0, 256, int(random.integers(1, 60)), np.uint8).tobytes()
+            data[at : at + len(noise)] = noise
+        else:  # something else altogether
+            data = bytearray(random.integers(0, 256, at, np.uint8).tobytes())
+        file.write_bytes(data)
+        list_galleries(out.parent.parent)
+        try:
+            gallery = Gallery.open(out)
+        except UserError as error:
+            assert file.name in CORE and str(error).count("\n") == 0, file
+            continue
+        opened += 1
+        for use in uses(gallery, model).values():
+            try:
+                use()
+            except UserError as error:
+                assert str(error).count("\n") == 0
+        shutil.rmtree(out)
+    return opened
+
+
+def test_any_damage_gives_a_working_gallery_or_a_sentence(
+    whole: Path, model: Model, tmp_path: Path
+) -> None:
+    cases = 6 * len(FILES)
+    assert fuzz(whole, tmp_path, model, range(cases)) >= cases * 7 // 10 - 1
+
+
+@pytest.mark.soak
+def test_any_damage_a_thousand_times(whole: Path, model: Model, tmp_path: Path) -> None:
+    fuzz(whole, tmp_path, model, range(1000, 2000))
