@@ -117,6 +117,47 @@ def match_tables(first: pd.DataFrame, second: pd.DataFrame) -> Match:
     )
 
 
+def match_sentences(first: Gallery, second: Gallery, match: Match) -> list[str]:
+    """What a user should know of what is not common, and of how the rest was matched."""
+    said = []
+    for gallery, others in ((first, match.only_first), (second, match.only_second)):
+        if others:
+            said.append(f"{others:,} {_images(others)} of {gallery.name} left out: not in both.")
+    if match.by_content:
+        said.append(
+            f"{match.by_content:,} {_images(match.by_content)} matched by content: the ids differ."
+        )
+    if match.changed:
+        said.append(
+            f"{match.changed:,} {'id means' if match.changed == 1 else 'ids mean'} another picture "
+            "in each gallery."
+        )
+    if match.copies:
+        said.append(
+            f"{match.copies:,} of those left out: further {_copy(match.copies)} of a common image."
+        )
+    return said
+
+
+def _images(count: int) -> str:
+    return "image" if count == 1 else "images"
+
+
+def _copy(count: int) -> str:
+    return "copy" if count == 1 else "copies"
+
+
+def common_labels(first: Gallery, second: Gallery, match: Match) -> pd.Series:
+    """A label for each row of the first gallery: its own, or, where it has none at all, those of
+    the second for common images."""
+    own = first.images["label"]
+    if own.notna().any():
+        return own
+    labels_N = np.full(len(first), None, object)
+    labels_N[match.first_C] = second.images["label"].to_numpy(object)[match.second_C]
+    return pd.Series(labels_N)
+
+
 def candidates(root: str | Path, gallery: Gallery, progress: Progress | None = None) -> Candidates:
     """The galleries in `root/galleries` that `gallery` can be compared with."""
     say, shared, others, problems = progress or silent, [], [], []
@@ -235,6 +276,30 @@ def refuse_few(first: Gallery, second: Gallery, match: Match) -> None:
             f"{both} have only {images} in common, too few to have neighbors; choose a gallery "
             f"with at least {FEWEST} of the same images"
         )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a comparison comes to for one number of neighbors."""
+
+    k: int
+    overlap_S: np.ndarray  # float32, of each judged image
+    histogram: np.ndarray  # int64 [k + 1]
+    order: np.ndarray  # indices into the judged images, what moved most first
+    by_label: pd.DataFrame  # label, images, overlap; empty without labels
+
+    @classmethod
+    def of(cls, told: Comparison, k: int, labels_N: pd.Series) -> "Figures":
+        """Computed once for a k: of a million images it takes seconds."""
+        k = min(k, told.most)
+        return cls(
+            k, told.overlap(k), told.histogram(k), told.moved_most(k), told.by_label(labels_N, k)
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean overlap, 0 to 1."""
+        return float(self.overlap_S.mean())
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from dino_core.errors import UserError
 from dino_core.gallery import Gallery, comparing
 from dino_core.gallery.comparing import (
     FOLDER,
+    Figures,
     Match,
     aligned_pair,
     candidates,
+    common_labels,
     compare,
     match_images,
+    match_sentences,
     match_tables,
 )
 from dino_core.gallery.images import COLUMNS, write_table
@@ -148,6 +151,18 @@ def test_matching_agrees_with_a_plain_loop():
         assert len(set(match.second_C.tolist())) == len(match)
 
 
+def test_what_is_left_out_is_said(pair):
+    assert match_sentences(*pair, match_images(*pair)) == []
+    match = Match(np.arange(3), np.arange(3), 1, 1200, by_content=2, changed=1, copies=2)
+    assert match_sentences(*pair, match) == [
+        "1 image of first left out: not in both.",
+        "1,200 images of second left out: not in both.",
+        "2 images matched by content: the ids differ.",
+        "1 id means another picture in each gallery.",
+        "2 of those left out: further copies of a common image.",
+    ]
+
+
 # -- comparing ----------------------------------------------------------------------------------
 
 
@@ -226,6 +241,21 @@ def test_labels_are_those_of_the_first(pair):
     assert dict(zip(table["label"], table["overlap"], strict=True)) == pytest.approx(expected)
     assert table["images"].tolist() == [30, 30, 30] and table["overlap"].is_monotonic_increasing
     assert len(told.by_label(pd.Series([None] * 90), 10)) == 0
+
+
+def test_labels_are_lent_by_the_second_where_the_first_has_none(pair):
+    match = match_images(*pair)
+    assert common_labels(*pair, match).equals(pair[0].images["label"])
+    pair[0].images["label"] = None
+    lent = common_labels(*pair, match)
+    assert lent.tolist() == pair[1].images["label"].tolist()[::-1]
+
+
+def test_figures_are_those_of_the_comparison_and_k_is_cut_to_what_there_is(pair):
+    told = compare(*pair, match_images(*pair))
+    figures = Figures.of(told, 99, pair[0].images["label"])
+    assert figures.k == 30 and figures.mean == pytest.approx(told.overlap(30).mean())
+    assert figures.histogram.sum() == len(figures.order) == figures.by_label["images"].sum() == 90
 
 
 def test_many_common_images_are_sampled_where_neighbors_must_be_found_anew(pair, monkeypatch):
