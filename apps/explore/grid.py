@@ -4,7 +4,7 @@ grid.show(opened, rows, key="medoids")
 grid.show(opened, rows, key="members", pager="p")     # 24 a page, the page number in the address
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,9 +24,11 @@ def show(
     scores: np.ndarray | Sequence[float] | None = None,
     captions: Sequence[str] | None = None,
     pager: str | None = None,
+    on_pick: Callable[[int], None] | None = None,
 ) -> None:
     """Draw the images of `rows`. `color`: the column whose values tell and color them, usually the
-    label; `captions` instead of those values; `pager`: the address value that turns pages.
+    label; `captions` instead of those values; `pager`: the address value that turns pages;
+    `on_pick`: what a click calls with the row, instead of opening the image.
     """
     rows = np.asarray(rows, np.int64)
     page, pages, note = 0, 1, ""
@@ -61,6 +63,6 @@ def show(
             "pages": pages,
             "note": note,
         },
-        on_pick_change=lambda: state.on_grid(opened, key),
+        on_pick_change=lambda: state.on_grid(opened, key, on_pick),
         on_page_change=lambda: state.on_page(key, pager),
     )

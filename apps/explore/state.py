@@ -4,6 +4,7 @@
 `region` is what was drawn around on the map, `shown` the codes of the color that the legend leaves.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -83,11 +84,14 @@ def on_map(opened: Opened, name: str, key: str = MAP_KEY) -> None:
         select(Selection.from_browser(value))
 
 
-def on_grid(opened: Opened, key: str) -> None:
+def on_grid(opened: Opened, key: str, on_pick: Callable[[int], None] | None = None) -> None:
     """A click on a thumbnail of the grid with this key."""
     value = st.session_state[key]["pick"]
     if isinstance(value, int) and 0 <= value < len(opened.labels):
-        pick(opened, value)
+        if on_pick is None:
+            pick(opened, value)
+        else:
+            on_pick(value)
 
 
 def on_page(key: str, pager: str | None) -> None:
