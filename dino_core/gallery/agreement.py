@@ -126,6 +126,21 @@ def precision_per_class(
     return frame.sort_values(order, ignore_index=True)
 
 
+def vote(labels: Sequence[str | None], scores: np.ndarray) -> list[tuple[str, float]]:
+    """What the neighbors of one image elect: (label, share), most first, then by name.
+
+    `labels` and `scores` [k]: those of a search; None does not vote.
+    """
+    weights = np.exp((scores - scores.max(initial=-np.inf)) / TEMPERATURE)
+    totals: dict[str, float] = {}
+    for label, weight in zip(labels, weights.tolist(), strict=True):
+        if label is not None:
+            totals[label] = totals.get(label, 0.0) + weight
+    everything = sum(totals.values())
+    ranked = sorted(totals.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [(label, total / everything) for label, total in ranked]
+
+
 def hardest(votes: Votes, count: int, label: str | None = None) -> np.ndarray:
     """The labeled images whose own label gets least of the vote, int64 [<= count], hardest first.
 

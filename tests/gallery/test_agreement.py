@@ -12,6 +12,7 @@ from dino_core.gallery.agreement import (
     hardest,
     label_codes,
     precision_per_class,
+    vote,
 )
 from dino_core.gallery.neighbors import plain_graph
 from dino_core.measures import knn_accuracy
@@ -115,6 +116,22 @@ def test_nearer_neighbors_have_more_to_say():
     rows, scores = np.array([[1, 2]] * 3, np.int32), np.array([[0.9, 0.83]] * 3, np.float32)
     votes = count_votes(rows, scores, pd.Series(["a", "a", "b"]))
     assert votes.own[0] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-5)  # (0.9 - 0.83) / 0.07 = 1
+
+
+def test_one_search_votes_as_the_graph_does(cloud):
+    _, _, names, (rows, scores) = cloud
+    votes = count_votes(rows, scores, names)
+    for row in range(0, 300, 31):
+        elected = vote(list(names.iloc[rows[row, :20]]), scores[row, :20])
+        label, share = elected[0]
+        assert (label, share) == (
+            votes.names[votes.winner[row]],
+            pytest.approx(votes.winner_share[row]),
+        )
+        assert sum(share for _, share in elected) == pytest.approx(1)
+        assert dict(elected).get(names[row], 0) == pytest.approx(votes.own[row], abs=1e-6)
+    assert vote([None, "b", "a"], np.array([0.9, 0.5, 0.5], np.float32)) == [("a", 0.5), ("b", 0.5)]
+    assert vote([None], np.ones(1, np.float32)) == vote([], np.empty(0, np.float32)) == []
 
 
 def test_of_equal_votes_the_first_name_wins():
