@@ -6,6 +6,8 @@ logarithms and a few of their robust standard deviations (1.4826 MAD; Rousseeuw 
 "Alternatives to the median absolute deviation", 1993), which half of the values cannot move.
 """
 
+import math
+
 import numpy as np
 
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -25,3 +27,22 @@ def fences(distances_N: np.ndarray, sigmas: float = SIGMAS) -> tuple[float, floa
     middle = float(np.median(logs))
     spread = sigmas * MAD_TO_SIGMA * float(np.median(np.abs(logs - middle)))
     return float(np.exp(middle - spread)), float(np.exp(middle + spread))
+
+
+def scale(low: float, high: float, value: float, fewest: int = 100) -> tuple[float, ...]:
+    """A scale in round steps, of at least `fewest`, that holds a range: (low, high, value, step).
+
+    Steps are 1, 2 or 5 times a power of ten; `value` is brought onto the scale.
+    """
+    if not high > low:
+        return low, low, low, 0.01
+    finest = (high - low) / fewest
+    power = math.floor(math.log10(finest))
+    step = max(m * 10.0**power for m in (1, 2, 5) if m * 10.0**power <= finest * (1 + 1e-9))
+    digits = max(0, -power)
+    ends = (
+        round(math.floor(low / step) * step, digits),
+        round(math.ceil(high / step) * step, digits),
+    )
+    onto = round(round(value / step) * step, digits)
+    return *ends, min(max(onto, ends[0]), ends[1]), round(step, digits)

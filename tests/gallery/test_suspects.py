@@ -10,7 +10,7 @@ import pytest
 from dino_core.gallery.agreement import count_votes
 from dino_core.gallery.neighbors import plain_graph
 from dino_core.gallery.suspects import Suspects, disagreements, mean_similarity, outliers
-from dino_core.measures.fences import fences
+from dino_core.measures.fences import fences, scale
 from dino_core.measures.knn import knn_vote
 
 
@@ -43,6 +43,20 @@ def test_fences_scale_with_the_distances_and_half_of_them_cannot_move_far() -> N
     spoiled[:40] = 1e6
     assert fences(spoiled)[1] < 10
     assert fences(np.array([np.nan, np.inf])) == (0.0, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ((0.0, 1.0, 0.5), (0.0, 1.0, 0.5, 0.01)),
+        ((0.613, 1.0, 0.944), (0.612, 1.0, 0.944, 0.002)),
+        ((0.995351, 1.0, 0.999768), (0.99534, 1.0, 0.99976, 0.00002)),
+        ((-0.3, 0.7, 2.0), (-0.3, 0.7, 0.7, 0.01)),
+        ((0.9, 0.9, 0.9), (0.9, 0.9, 0.9, 0.01)),
+    ],
+)
+def test_a_scale_holds_its_range_in_round_steps(ends, expected) -> None:
+    assert scale(*ends) == pytest.approx(expected, abs=1e-9)
 
 
 # -- outliers ---------------------------------------------------------------------------------
