@@ -53,14 +53,20 @@ def column(gallery: Gallery, name: str) -> pd.Series:
 
 
 def stamp(gallery: Gallery, name: str) -> int:
-    """What changes when a column of the same gallery does: nanoseconds, or 0 for what never does."""
-    path: Path | None = None
-    if name.startswith(CLUSTER):
-        path = gallery.path / "clusters" / f"{name.removeprefix(CLUSTER)}.npz"
+    """What changes when a column of the same gallery does: nanoseconds, 0 for what never does."""
+    user = gallery.path / "user"
+    paths: list[Path] = []
+    if name.startswith(CLUSTER):  # the clusters, and the names that they were given
+        clustering = gallery.path / "clusters" / f"{name.removeprefix(CLUSTER)}.npz"
+        paths = [clustering, user / "clusters.jsonl"]
     elif name.startswith(TAG):
-        path = gallery.path / "user" / "tags.jsonl"
+        paths = [user / "tags.jsonl"]
+    return max(map(_changed, paths), default=0)
+
+
+def _changed(path: Path) -> int:
     try:
-        return path.stat().st_mtime_ns if path is not None else 0
+        return path.stat().st_mtime_ns
     except OSError:
         return 0
 
