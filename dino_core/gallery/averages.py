@@ -48,9 +48,17 @@ class MeanAttention:
     rows: tuple[int, ...]  # the images that were looked at
 
     def picture(self, head: int | None = None, layer: int = -1) -> np.ndarray:
-        """A head's map, or the mean of a layer's, as colors up to its maximum: uint8 [S, S, 3]."""
-        maps = self.maps[layer]
-        return picture(maps.mean(axis=0) if head is None else maps[head])
+        """A head's map, or the mean of a layer's, as colors: uint8 [S, S, 3]."""
+        return picture(self.map(head, layer))
+
+    def map(self, head: int | None = None, layer: int = -1) -> np.ndarray:
+        """A head's map, or the mean of a layer's: float64 [G, G], sums to 1."""
+        return self.maps[layer].mean(axis=0) if head is None else self.maps[layer, head]
+
+    def extent(self, head: int | None = None, layer: int = -1) -> tuple[float, float]:
+        """The least and the most of a map, times what each cell had if all had the same."""
+        one = self.map(head, layer)
+        return float(one.min() * one.size), float(one.max() * one.size)
 
 
 @dataclass(frozen=True)
@@ -164,9 +172,13 @@ def _shared(target: int, source: int) -> np.ndarray:
 
 
 def picture(values: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A map [h, w] as colors, brightest at its maximum: uint8 [side, side, 3]."""
-    level = bilinear(values / max(float(values.max()), np.finfo(np.float64).tiny), side, side)
-    return colormap.colored(level, "inferno")
+    """A map [h, w] as colors, from its least (darkest) to its most: uint8 [side, side, 3].
+
+    Means of many maps are faint, so how faint has to be said beside it (`MeanAttention.extent`).
+    """
+    low, high = float(values.min()), float(values.max())
+    span = high - low if high - low > 1e-6 * high else np.inf
+    return colormap.colored(bilinear((values - low) / span, side, side), "inferno")
 
 
 def small(image: np.ndarray, side: int = PHOTO_SIDE) -> np.ndarray:

@@ -109,6 +109,10 @@ def test_a_picture_is_brightest_where_the_map_is() -> None:
     assert column < 10
     assert drawn.max() > 600  # the end of the color map, whatever the map's own scale
     np.testing.assert_array_equal(picture(one), picture(one * 1e-3))
+    np.testing.assert_array_equal(picture(one), picture(one + 1))
+    assert len(np.unique(picture(np.full((3, 3), 0.1)).reshape(-1, 3), axis=0)) == 1
+    seen = averages.MeanAttention(np.array([[[[0.4, 0.1], [0.3, 0.2]]]]), (0,))
+    assert seen.extent(0) == pytest.approx((0.4, 1.6))
 
 
 def test_the_size_that_groups_are_looked_at(model: Model) -> None:
