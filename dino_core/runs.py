@@ -146,6 +146,10 @@ class Run:
         if not path.is_file() or line not in path.read_text(encoding="utf-8"):
             _append(path, line)
 
+    def warnings(self) -> list[dict[str, Any]]:
+        """What looked wrong so far: `step` and `warning`, a sentence, each."""
+        return list(_json_lines(self.path / "warnings.jsonl"))
+
     def log(self, line: str) -> None:
         """Add a dated line to `log.txt`."""
         _append(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

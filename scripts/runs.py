@@ -25,6 +25,7 @@ if __name__ == "__main__":
 from dino_core.errors import UserError, command
 from dino_core.runs import ALIVE, Run
 from dino_core.training import launch
+from dino_core.training.durations import spoken
 
 Name = Annotated[str, tyro.conf.Positional]
 SILENT = 120.0  # seconds without a heartbeat that are worth a word
@@ -138,14 +139,6 @@ def quality(run: launch.Overview) -> str:
     if run.knn is not None:
         return f"k-NN {run.knn:.1f} %"
     return "-" if run.rankme is None else f"RankMe {run.rankme:.1f}"
-
-
-def spoken(seconds: float) -> str:
-    """A time in the unit that fits: `40 s`, `12 min`, `3.5 h`, `2.1 d`."""
-    for unit, length, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
-        if seconds < limit:
-            return f"{seconds / length:.{unit == 'h':d}f} {unit}"
-    return f"{seconds / 86400:.1f} d"
 
 
 @command

@@ -26,11 +26,12 @@ FLOORS = {
         "runs",
         "launcher",
         "serving",
+        "usage",
     },
     2: {"data", "augment", "models", "measures"},
     3: {"lenses"},
     4: {"training", "gallery", "views"},
-    5: {"evaluation", "benchmarks", "api"},
+    5: {"evaluation", "benchmarks", "api", "emergence"},
     6: {"catalog"},
     7: {"apps", "scripts"},
 }

@@ -142,8 +142,8 @@ def segments(
 ) -> Any:
     """A segmented control of few options, of which one is always chosen."""
     key, default = _chosen(name, options, default)
-    how = {"label_visibility": "collapsed", "required": True} | how
-    chosen = st.segmented_control(label, options, key=key, format_func=format_func, **how)
+    usual: dict[str, Any] = {"label_visibility": "collapsed", "required": True}
+    chosen = st.segmented_control(label, options, key=key, format_func=format_func, **usual | how)
     chosen = chosen if chosen in options else default
     put(**{name: None if chosen == default else str(chosen)})
     return chosen

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dino_core.training.durations import seconds_of
     from dino_core.training.loop import train
-    from dino_core.training.plan import planned, seconds_of
+    from dino_core.training.plan import planned
     from dino_core.training.recipe import (
         BackboneConfig,
         FeedConfig,
@@ -32,7 +33,7 @@ _HOME = {
     "Recipe": "recipe",
     "TeacherConfig": "recipe",
     "planned": "plan",
-    "seconds_of": "plan",
+    "seconds_of": "durations",
     "train": "loop",
 }
 

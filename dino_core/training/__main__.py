@@ -56,10 +56,11 @@ def told(run: Run) -> Iterator[None]:
 def recipe_for(run: Run, source: "Source", request: dict[str, Any]) -> "Recipe":
     """The recipe that was asked for; a name is planned, unless the run has its own already."""
     from dino_core.training.recipe import Recipe
+    from dino_core.training.settings import changed
 
-    asked = request["recipe"]
+    asked, changes = request["recipe"], request.get("changes", {})
     if not isinstance(asked, str):
-        return Recipe.from_json(asked)
+        return changed(Recipe.from_json(asked), changes)
     if run.exists():
         return Recipe.from_json(run.settings())
     from dino_core.training.plan import planned
@@ -69,14 +70,21 @@ def recipe_for(run: Run, source: "Source", request: dict[str, Any]) -> "Recipe":
             print(sentence, file=sys.stderr, flush=True)
             run.log(sentence)
 
-    return planned(asked, source, max_seconds=request["max_seconds"], tell=tell)
+    return planned(
+        asked,
+        source,
+        flags=lambda recipe: changed(recipe, changes),
+        max_seconds=request["max_seconds"],
+        tell=tell,
+    )
 
 
 def channels_of(run: Run, request: dict[str, Any]) -> int:
     """Of the images: as the run was started with, else as the recipe that was asked for has."""
     asked = request["recipe"]
     backbone = asked.get("backbone", {}) if isinstance(asked, dict) else {}
-    return run.channels() or backbone.get("channels", 3)
+    wanted = request.get("changes", {}).get("backbone.channels", backbone.get("channels", 3))
+    return run.channels() or int(wanted)
 
 
 @command

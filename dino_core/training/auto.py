@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dino_core.training.durations import spoken
 from dino_core.training.recipe import Recipe
 from dino_core.training.recipes import RECIPES
 
@@ -357,10 +358,3 @@ def _why_batch(batch: int, images: int, slow: bool) -> str:
     if batch < (MOST_IN_BATCH["cpu" if slow else "cuda"]):
         return f"an eighth of {images:,} images at most"
     return "as many as `small` has" if slow else "as many as the paper has"
-
-
-def spoken(seconds: float) -> str:
-    """A duration as a person says it: 40 s, 25 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -21,7 +21,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,18 @@ from dino_core.runs import ALIVE, Run, list_runs
 if TYPE_CHECKING:
     from dino_core.training.recipe import Recipe
 
-__all__ = ["News", "Overview", "follow", "list_runs", "overview", "resume", "start", "stop"]
+__all__ = [
+    "News",
+    "Overview",
+    "Tail",
+    "begun_runs",
+    "follow",
+    "list_runs",
+    "overview",
+    "resume",
+    "start",
+    "stop",
+]
 
 REQUEST = "launch.json"
 OUTPUT = "output.txt"
@@ -51,6 +62,7 @@ def start(
     out: str | Path,
     *,
     root: str | Path = ".",
+    changes: Mapping[str, Any] | None = None,
     resume: bool = False,
     processes: int = 1,
     max_seconds: float | None = None,
@@ -61,6 +73,7 @@ def start(
     """Train in a process of its own, as `dino_core.training.train` would with these arguments.
 
     A recipe may be a name, `auto` among them: the run then plans its length by `max_seconds`.
+    `changes` are settings that take the place of the recipe's, by path (see `settings.changed`).
     Relative spellings of `data`, `out` and the recipe's `init` count from `root`. `processes` of
     this machine train together, one a GPU. Returns once the run trains or has ended well, or after
     `patience` seconds while it is still starting. Raises `UserError` with the run's own sentence
@@ -72,6 +85,7 @@ def start(
         _refuse_running(run)
         raise UserError(f"{run.path}: a run is already there; resume it, or name another folder")
     request: dict[str, Any] = {"recipe": recipe if isinstance(recipe, str) else recipe.to_json()}
+    request |= {"changes": dict(changes or {})}
     request |= {"data": os.fspath(data), "resume": resume, "processes": processes}
     request |= {"max_seconds": max_seconds, "tensorboard": tensorboard, "wandb": wandb}
     return _launch(run, request, Path(root), patience)
@@ -104,6 +118,8 @@ def resume(
     known = asked.get("root")
     request = {"tensorboard": False, "wandb": None, "processes": 1} | asked
     request |= {"recipe": recipe, "data": data, "resume": True, "max_seconds": max_seconds}
+    if run.exists():
+        request["changes"] = {}  # its own recipe has them
     return _launch(run, request, Path(known if known and Path(known).is_dir() else root), patience)
 
 
@@ -144,13 +160,13 @@ def follow(run: Run, *, every: float = 0.5) -> Iterator[News]:
     Looks `every` that many seconds; the last news has the status that the run ended with. A run
     that is not running has one news: all of its past.
     """
-    log, metrics = _Tail(run.path / "log.txt"), _Tail(run.path / "metrics.jsonl")
+    log, metrics = Tail(run.path / "log.txt"), Tail(run.path / "metrics.jsonl")
     told: dict[str, Any] = {}
     last_step, ended = -1, False
     while True:
         status = run.status()  # before the files, so that a run's last words are not missed
         lines = log.read()
-        rows = list(_rows(metrics.read()))
+        rows = list(rows_of(metrics.read()))
         if metrics.replaced:  # cut back: its steps are told when they are news
             rows = [row for row in rows if row.get("step", 0) > last_step]
         last_step = max([last_step, *(row.get("step", 0) for row in rows)])
@@ -185,11 +201,18 @@ class Overview:
     """Why it stopped or failed."""
 
 
+def begun_runs(root: Path) -> list[Run]:
+    """The runs under `root/runs`, by name, also those that are starting or never came to train."""
+    folder = root / "runs"
+    found = map(Run, sorted(folder.iterdir())) if folder.is_dir() else ()
+    return [run for run in found if run.exists() or (run.path / REQUEST).is_file()]
+
+
 def overview(run: Run) -> Overview:
     """How a run stands, from its status and the end of its metrics."""
     status = run.status()
     newest: dict[str, Any] = {}
-    for row in _rows(_last_lines(run.path / "metrics.jsonl")):
+    for row in rows_of(last_lines(run.path / "metrics.jsonl")):
         newest |= {name: value for name, value in row.items() if value is not None}
     step, steps = status.get("step", 0), status.get("steps", 0)
     speed, left = newest.get("images_per_second"), None
@@ -294,7 +317,7 @@ def _spelled(path: Path, root: Path) -> Path:
 # -- reading what grows -------------------------------------------------------------------------
 
 
-class _Tail:
+class Tail:
     """The lines of a file that is being written, as they come."""
 
     def __init__(self, path: Path) -> None:
@@ -321,7 +344,7 @@ class _Tail:
         return whole.decode(errors="replace").splitlines()
 
 
-def _last_lines(path: Path, size: int = 65_536) -> list[str]:
+def last_lines(path: Path, size: int = 65_536) -> list[str]:
     """The whole lines within the last `size` bytes of a file."""
     try:
         with open(path, "rb") as file:
@@ -331,7 +354,7 @@ def _last_lines(path: Path, size: int = 65_536) -> list[str]:
         return []
 
 
-def _rows(lines: list[str]) -> Iterator[dict[str, Any]]:
+def rows_of(lines: list[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)

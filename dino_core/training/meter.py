@@ -77,6 +77,7 @@ class Meter:
         row = {"step": reading.step, "epoch": reading.step / self.steps_per_epoch}
         row |= {name: value for name, value in numbers.items() if name not in SIGNALS}
         row |= {"lr": settings.lr, "teacher_temp": settings.teacher_temp}
+        row |= {"momentum": settings.momentum}
         row |= {"images_per_second": speed}
         self._append(row)
         self.run.write_status("running", step=done, steps=self.steps)

@@ -6,7 +6,6 @@ Settings come from the number and size of the images, the device and the time (`
 a named recipe; the length from the speed that was measured here.
 """
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,8 @@ from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.models import device_of
 from dino_core.runs import Run
-from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, spoken, warmed_up
+from dino_core.training.auto import Choice, Speed, choose, fit_to_time, measured, warmed_up
+from dino_core.training.durations import spoken
 from dino_core.training.quality import split
 from dino_core.training.recipe import Recipe
 from dino_core.training.recipes import named
@@ -31,20 +31,6 @@ FEW = 100  # steps below which a run is told to be too short
 TRYING = 0.2  # of a time budget, which the rehearsal takes besides, at most
 APART = 10  # steps between checks, at least, where nobody asked for more of them
 AUTO = "auto"
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-
-
-def seconds_of(duration: str) -> float:
-    """`90s`, `30m`, `1.5h`, `2d` or `1h30m` in seconds; a `UserError` for anything else."""
-    parts = _DURATION.findall(duration.strip())
-    if not parts or "".join(number + unit for number, unit in parts) != duration.strip():
-        raise UserError(f"{duration!r} is not a time; write 90s, 30m, 1.5h or 1h30m")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if seconds <= 0:
-        raise UserError(f"{duration!r} leaves no time for anything; write e.g. 30m")
-    return seconds
 
 
 def planned(

@@ -27,7 +27,7 @@ from dino_core.data import Source
 from dino_core.memory import keep_freed_memory
 from dino_core.models import device_of
 from dino_core.runs import Run
-from dino_core.training.auto import spoken
+from dino_core.training.durations import spoken
 from dino_core.training.feed import choose_workers, whole
 from dino_core.training.parallel import agreed, own_device, process_group
 from dino_core.training.prefetch import prepared

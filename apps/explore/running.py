@@ -1,0 +1,153 @@
+"""Starting a run from the page: a form made of the recipe's own fields, and who may send it.
+
+The run is a process of its own (`dino_core.training.launch`): it outlives the page and the server.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from dino_core.errors import UserError
+from dino_core.serving import is_loopback, may_change
+from dino_core.training.durations import seconds_of
+from dino_core.training.launch import start
+from explore import address, loading
+from explore.here import Here
+from explore.options import host, options
+from explore.picking import data_of
+
+if TYPE_CHECKING:
+    from dino_core.training.settings import Setting
+
+GROUPS = {
+    "": "The run",
+    "backbone": "Backbone",
+    "crops": "Crops and colors",
+    "head": "Projection head",
+    "optim": "Optimizer",
+    "teacher": "Teacher",
+    "quality": "Quality checks",
+    "guards": "Guards",
+    "feed": "Feed",
+}
+COLUMNS = 3
+AUTO = "auto"
+RECIPES_HELP = (
+    "auto chooses from your images and this machine, and its log says why; the others are named "
+    "recipes (docs and `scripts/train.py --help` describe them)."
+)
+
+
+def form(here: Here) -> None:
+    """Name, data, time, recipe, and every setting of it; or the sentence that says why not."""
+    if not is_loopback(host()) and not options().token:
+        st.caption(
+            "Starting a run from this page is off, because the page is open to the network and was "
+            "started without --token. A terminal works: python scripts/train.py --data FOLDER "
+            "--out runs/mine"
+        )
+        return
+    if not loading.libraries_ready():
+        loading.begin()
+        _wait()
+        return
+    from dino_core.training.recipe import Recipe
+    from dino_core.training.recipes import RECIPES
+    from dino_core.training.settings import settings
+
+    name = address.choice("Recipe", "recipe", [AUTO, *RECIPES], width=260, help=RECIPES_HELP)
+    found = settings(RECIPES.get(name, Recipe()))
+    with st.form("start", border=False):
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+            data = st.text_input("Images", placeholder="/home/me/photos", key="run data")
+            out = st.text_input("Name of the run", placeholder="mine", key="run name", width=200)
+            time = st.text_input(
+                "Time", placeholder="30m", key="run time", width=120,
+                help="30m, 2h: as many steps as fit. Empty: as long as the recipe says.",
+            )  # fmt: skip
+            given = None
+            if not is_loopback(host()):
+                given = st.text_input("Token", type="password", width=120)
+            pressed = st.form_submit_button("Start", type="primary")
+        st.html(
+            "<p class='facts'>What is left empty below is "
+            + ("chosen for your images" if name == AUTO else "as in the recipe")
+            + "; what you enter has the last word.</p>"
+        )
+        typed: dict[str, Any] = {}
+        for group, title in GROUPS.items():
+            with st.expander(title):
+                typed |= _fields([one for one in found if one.group == group], name)
+    if pressed:
+        _start(here, name, typed, data.strip(), out.strip(), time.strip(), given)
+
+
+def _fields(found: "Sequence[Setting]", recipe: str) -> dict[str, Any]:
+    """A field for each setting; returns those that were filled in."""
+    typed: dict[str, Any] = {}
+    columns = st.columns(COLUMNS)
+    for place, setting in enumerate(found):
+        title = setting.name.rpartition(".")[2].replace("_", " ")
+        title = title[:1].upper() + title[1:]
+        how: dict[str, Any] = {"key": f"setting {setting.name}", "help": setting.help or None}
+        hint = f"{AUTO}" if recipe == AUTO else setting.spelled() or "chosen by itself"
+        with columns[place % COLUMNS]:
+            if setting.kind in ("choice", "flag"):
+                choices = setting.choices or ("yes", "no")
+                value = st.selectbox(title, choices, index=None, placeholder=hint, **how)
+            else:
+                value = st.text_input(title, placeholder=hint, **how)
+        if value:
+            typed[setting.name] = value
+    return typed
+
+
+@st.fragment(run_every=0.5)
+def _wait() -> None:
+    if loading.libraries_ready():
+        st.rerun()
+    st.html("<p class='loading'>Loading torch and timm …</p>")
+
+
+def _start(
+    here: Here,
+    recipe: str,
+    typed: dict[str, Any],
+    data: str,
+    out: str,
+    time: str,
+    given: str | None,
+) -> None:
+    from dino_core.training.recipe import Recipe
+    from dino_core.training.recipes import RECIPES
+    from dino_core.training.settings import changed
+
+    try:
+        check_permission(given)
+        changed(RECIPES.get(recipe, Recipe()), typed)  # what cannot be is said before anything runs
+        data = data_of(here.root, data)
+        if not re.fullmatch(r"\w[\w.-]{0,79}", out):
+            raise UserError(
+                f"{out or 'The run'}: give it a name of letters, digits and hyphens, e.g. mine"
+            )
+        seconds = seconds_of(time) if time else None
+        path = here.root / "runs" / out
+        start(recipe, data, path, root=here.root, changes=typed, max_seconds=seconds, patience=0.0)
+    except UserError as error:
+        st.error(str(error))
+        return
+    if not is_loopback(host()):
+        st.session_state["token"] = given  # this visitor may also stop it
+    address.change(view=None, of=out)
+    st.rerun()
+
+
+def check_permission(given: str | None = None) -> None:
+    """Raise `UserError` unless whoever looks may start and stop things on this machine."""
+    given = st.session_state.get("token") if given is None else given
+    if not may_change(host(), options().token, given):
+        raise UserError(
+            "This page is open to the network: changing things needs the token it was started with"
+        )
