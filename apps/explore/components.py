@@ -1,4 +1,4 @@
-"""The explorer's two own components, the map and the grid of thumbnails, as Streamlit elements.
+"""The explorer's own components, the map, grids of pictures and the lens, as Streamlit elements.
 
 They are plain JavaScript modules in `apps/assets`, served as files and mounted without a frame.
 Props travel as JSON and are small; points and images are fetched by address.
@@ -41,16 +41,31 @@ def thumbs(**how: Any) -> None:
     _mount("thumbs", **how)
 
 
-def _mount(name: str, **how: Any) -> None:
+def heads(**how: Any) -> None:
+    """The matrix of layers and heads; `data` are the props of `heads.js`."""
+    _mount("heads", **how)
+
+
+def excited(**how: Any) -> None:
+    """Pictures under a head's attention; `data` are the props of `excited.js`."""
+    _mount("excited", **how)
+
+
+def attention(**how: Any) -> None:
+    """The lens of one image; `data` are the props of `attention.js`."""
+    _mount("attention", "overlay", **how)
+
+
+def _mount(name: str, *more_css: str, **how: Any) -> None:
     """Registered with every run: older Streamlits forget what was registered before their start."""
-    css, js = _sources(name)
+    css, js = _sources(name, *more_css)
     st.components.v2.component(f"dino_{name}", css=css, js=js)(**how)
 
 
 @functools.cache
-def _sources(name: str) -> tuple[str, str]:
-    css = (ASSETS / f"{name}.css").read_text(encoding="utf-8")
-    return css, _LOADER % f"{ASSETS_URL}/{name}.js"
+def _sources(name: str, *more_css: str) -> tuple[str, str]:
+    styles = [(ASSETS / f"{one}.css").read_text(encoding="utf-8") for one in (*more_css, name)]
+    return "".join(styles), _LOADER % f"{ASSETS_URL}/{name}.js"
 
 
 def tokens() -> str:
