@@ -5,12 +5,14 @@
 
     python scripts/embed.py --data photos/ --out galleries/photos --umap.min-dist 0.5
     python scripts/embed.py --data photos/ --out galleries/photos --patches 49
+    python scripts/embed.py --data moved/photos/ --out galleries/photos --update
     torchrun --nproc-per-node=8 scripts/embed.py --data photos/ --out galleries/photos
 
 Under torchrun each process (each GPU) computes a share of the features. Stopped or killed, the same
-command goes on where it was, with as many processes as it then has. With `--patches` a gallery, new
-or there already, also holds parts of its images, to be searched; the first process alone computes
-them, and begins again when it was killed. Look at the result with
+command goes on where it was, with as many processes as it then has. Where images came, went or
+changed since, it brings the gallery up to date: only what is new is computed. With `--patches` a
+gallery, new or there already, also holds parts of its images, to be searched; the first process
+alone computes them, and begins again when it was killed. Look at the result with
 `streamlit run apps/explorer.py -- --gallery galleries/photos`.
 """
 
@@ -74,8 +76,13 @@ class Embed:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     redo: bool = False
-    """Build again what is there with another model, other images or other patches (what you added
+    """Start over what is there with another model, other images or other patches (what you added
     stays)."""
+    update: bool = False
+    """Bring up to date what is there of other data, too, as after its folder was moved: images
+    whose content is known keep their features."""
+    refit: bool = False
+    """Draw anew the maps on which earlier updates placed images, however few these are."""
 
 
 @command
@@ -96,9 +103,12 @@ def main() -> None:
         gallery = build(
             model, source, args.out,
             kind=args.kind, batch_size=args.batch_size, workers=args.workers,
-            progress=progress, maps=args.maps, umap=args.umap, redo=args.redo, agree=agree,
+            progress=progress, maps=args.maps, umap=args.umap, redo=args.redo,
+            update=args.update, refit=args.refit, agree=agree,
         )  # fmt: skip
     print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
+    if gallery.news:
+        print(gallery.news)
     if gallery.info.quarantined:
         report = gallery.path / "quarantine.jsonl"
         print(f"{gallery.info.quarantined:,} images could not be read; {report} says why")

@@ -62,3 +62,15 @@ def test_patches_are_added_to_a_gallery_that_is_there(embed, tmp_path):
     assert status == 0 and len(Gallery.open(out).patches) == 6 * 64
     status, said = embed(*command, "--patches", "0")
     assert status == 2 and said[-1] == "error: --patches 0: must be 1 or more"
+
+
+def test_changed_images_bring_the_gallery_up_to_date_and_it_says_so(embed, tmp_path):
+    out = tmp_path / "g"
+    assert embed("--data", "scenes:12", "--out", str(out), "--maps", "pca")[0] == 0
+    status, said = embed("--data", "scenes:4-13", "--out", str(out), "--maps", "pca")
+    assert status == 2 and "--update to keep what it knows" in said[-1]
+    status, said = embed("--data", "scenes:4-13", "--out", str(out), "--maps", "pca", "--update")
+    assert status == 0 and said[1] == "1 added, 4 gone, 0 changed"
+    assert len(Gallery.open(out)) == 9
+    status, said = embed("--data", "scenes:4-13", "--out", str(out), "--maps", "pca")
+    assert status == 0 and len(said) == 1

@@ -19,6 +19,7 @@ from dino_core.gallery.manifest import GalleryInfo
 from dino_core.gallery.partial import FEATURES
 
 NEIGHBORS = "neighbors.npz"
+_PATCH_FILES = ("index.faiss", "patches.npz")
 LOOKED_AT = 16  # features whose length is checked
 UNIT = 1e-3  # how far from 1 the length of a feature may be
 MISSING, UNREADABLE = "is missing", "cannot be read"
@@ -79,8 +80,9 @@ def patches_damage(path: Path, info: GalleryInfo) -> str:
     if not folder.is_dir():
         return ""
     try:
-        made_for = read_json(folder / "patches.json")["gallery"]
-        there = all((folder / name).stat().st_size for name in ("index.faiss", "patches.npz"))
+        manifest = read_json(folder / "patches.json")
+        made_for, size = manifest["gallery"], manifest["bytes"]
+        there = size == sum((folder / name).stat().st_size for name in _PATCH_FILES)
     except (UserError, OSError, KeyError, TypeError):
         return UNREADABLE
     names = ("feature_hash", "source_hash", "count")

@@ -36,6 +36,7 @@ PATCHES = "patches"  # the folder in a gallery's
 INDEX, TABLE, MANIFEST = "index.faiss", "patches.npz", "patches.json"
 
 KIND = "patch"  # the last layer's patch tokens after the final norm
+REMEDY = "remove it, build again"
 CANDIDATES = 64  # patches looked at first: many of them may be of one image
 MORE = 4  # times as many, where that was not enough
 
@@ -230,7 +231,7 @@ class Patches:
             return None
         for name in (INDEX, TABLE):
             if not (folder / name).is_file():
-                raise UserError(f"{folder}: is damaged ({name} is missing); remove it, build again")
+                raise UserError(f"{folder}: is damaged ({name} is missing); {REMEDY}")
         return cls(gallery, info)
 
     def __len__(self) -> int:
@@ -242,8 +243,20 @@ class Patches:
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
         """Where each patch lies: `image` int32 [P], a row of the gallery, `row` and `column`."""
-        with np.load(self.path / TABLE, allow_pickle=False) as file:
-            return {name: file[name] for name in ("image", "row", "column")}
+        ends = {"image": len(self.gallery), "row": self.info.grid[0], "column": self.info.grid[1]}
+        try:
+            with np.load(self.path / TABLE, allow_pickle=False) as file:
+                table = {name: file[name] for name in ends}
+            whole = all(
+                table[name].shape == (len(self),)
+                and table[name].min(initial=0) >= 0 and table[name].max(initial=0) < end
+                for name, end in ends.items()
+            )  # fmt: skip
+        except Exception:  # garbage can fail in any way
+            whole = False
+        if not whole:
+            raise UserError(f"{self.path}: is damaged ({TABLE} cannot be read); {REMEDY}")
+        return table
 
     def search(
         self,
@@ -282,12 +295,15 @@ class Patches:
     @cached_property
     def _index(self) -> faiss.Index:
         """As mapped into memory: only what a search touches is read."""
+        files = [self.path / name for name in (INDEX, TABLE)]
         try:
-            return faiss.read_index(str(self.path / INDEX), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.path}: is damaged ({INDEX} cannot be read: {error}); remove it, build again"
-            ) from None
+            whole = self.info.bytes == sum(file.stat().st_size for file in files)
+            index = faiss.read_index(str(files[0]), faiss.IO_FLAG_MMAP_IFC) if whole else None
+        except (OSError, RuntimeError, MemoryError):
+            index = None
+        if index is None or (index.ntotal, index.d) != (self.info.count, self.info.dim):
+            raise UserError(f"{self.path}: is damaged ({INDEX} cannot be read); {REMEDY}")
+        return index
 
     def _unit(self, query: "np.ndarray | Features") -> np.ndarray:
         """Queries of length 1, float32 [M, D]."""
@@ -342,7 +358,8 @@ class Patches:
             query_MD, take, params=parameters(probes, allowed_P)
         )
         scores_MK = (1 - distances_MK / 2).astype(np.float32)
-        there_MK = patches_MK >= 0  # fewer than `take` lie in the lists that were looked into
+        # Fewer than `take` lie in the lists looked into; a damaged index names any number.
+        there_MK = (patches_MK >= 0) & (patches_MK < len(self))
         others_M = there_MK.all(axis=1)
         floor = float(scores_MK[others_M, -1].max(initial=-np.inf))
         patches, scores = patches_MK[there_MK], scores_MK[there_MK]
