@@ -70,8 +70,10 @@ def show(here: Here) -> None:
 
 def _query(here: Here, opened: Opened) -> Query | None:
     """Draw what is asked for; None while there is nothing, which the page then says."""
+    if address.get("image") is not None:  # picked since, on a grid or on the map
+        address.change(**{"from": None})
     start = address.segments(
-        "Start from", "from", [IMAGE, PHOTO], width="stretch",
+        "Start from", "from", [IMAGE, PHOTO], width="stretch", on_change=_other_start,
         format_func={IMAGE: "An image", PHOTO: "Your photo"}.__getitem__,
     )  # fmt: skip
     if start == PHOTO:
@@ -92,6 +94,11 @@ def _query(here: Here, opened: Opened) -> Query | None:
     info = opened.gallery.info
     features = Features(opened.gallery.features[row : row + 1], info.feature_hash, info.model)
     return Query(opened.id(row), features, row)
+
+
+def _other_start() -> None:
+    """Let go of the image: whoever picks another one wants its neighbors, and no photo's."""
+    address.put(image=None)
 
 
 def _find(opened: Opened) -> None:
@@ -291,7 +298,7 @@ def _table(table: Any) -> None:
         for name in shares
     }
     st.dataframe(
-        table.round({name: 3 for name in shares}),
+        table.round(dict.fromkeys(shares, 3)),
         hide_index=True,
         height=min(35 * (len(table) + 1) + 3, 633),
         column_config=configured
@@ -348,5 +355,5 @@ def _first_page() -> None:
 
 def _look(opened: Opened, row: int) -> None:
     """Ask for the neighbors of a hard image."""
-    address.change(view=None, **{"from": None})
+    address.change(view=None)
     address.put(image=opened.id(row))
