@@ -115,7 +115,7 @@ class Scatter {
     try {
       if (props.points !== before.points) await this.loadPoints(props.points, props.ease);
       if (props.codes !== before.codes) await this.loadCodes(props.codes);
-      if (props.moves !== before.moves) this.moves = props.moves ? halves(await bytes(props.moves)) : null;
+      if (props.moves !== before.moves) await this.loadMoves(props.moves);
     } catch (error) {
       console.error(error);
       this.props = {}; // so that the next update tries again
@@ -143,6 +143,7 @@ class Scatter {
     if (eased && this.way < 1) from.forEach((_, axis) => (from[axis] = this.between(axis)));
     [this.x, this.y] = [x, y];
     this.extent = bounds(x, y);
+    this.reach = null; // of the moves that belonged to others
     this.sorted = null;
     this.polygons = [];
     this.hovered = -1;
@@ -156,10 +157,18 @@ class Scatter {
     }
   }
 
+  /** Where the lit rows were before; that too is kept in sight. */
+  async loadMoves(url) {
+    this.moves = url ? halves(await bytes(url)) : null;
+    const old = this.moves && bounds(...this.moves);
+    this.reach = old && old.map((value, i) => (i < 2 ? Math.min : Math.max)(value, this.extent[i]));
+    if (this.camera.isFitted && this.way === 1) this.fit();
+  }
+
   /** Let the points travel from where they were; the view goes along where it showed everything. */
   depart(x, y) {
     this.layer.depart(x, y);
-    const goal = this.camera.isFitted || this.travel?.goal ? this.camera.around(this.extent, this.taken()) : null;
+    const goal = this.camera.isFitted || this.travel?.goal ? this.camera.around(this.reach ?? this.extent, this.taken()) : null;
     this.travel = { x, y, start: performance.now(), view: this.camera.view && { ...this.camera.view }, goal };
     this.way = 0;
     this.redraw();
@@ -286,7 +295,7 @@ class Scatter {
   fit() {
     const [width, height] = this.camera.size;
     if (!width || !height || !this.extent) return;
-    this.camera.fit(this.camera.around(this.extent, this.taken()), this.x.length);
+    this.camera.fit(this.camera.around(this.reach ?? this.extent, this.taken()), this.x.length);
     this.redraw();
   }
 
