@@ -25,9 +25,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
 
 from dino_core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 USER = "user"  # the folder in a gallery
 TAGS, CLUSTERS, REVIEWS = "tags.jsonl", "clusters.jsonl", "reviews.jsonl"
@@ -150,6 +155,20 @@ class Notes:
             while len(_kept) > FILES_KEPT:
                 _kept.popitem(last=False)
         return value
+
+
+def rows_by_tag(ids: "pd.Series", tags: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The rows that have each tag, int64 ascending; `ids` [n] are the gallery's.
+
+    Tags none of whose images is there are left out.
+    """
+    everything = {id for tagged in tags.values() for id in tagged}
+    found = ids.isin(list(everything)).to_numpy(bool).nonzero()[0]
+    row_of = dict(zip(ids.iloc[found], found.tolist(), strict=True))
+    rows = {
+        tag: sorted(row_of[id] for id in tagged if id in row_of) for tag, tagged in tags.items()
+    }
+    return {tag: np.array(several, np.int64) for tag, several in rows.items() if several}
 
 
 def clean_name(name: str, what: str) -> str:

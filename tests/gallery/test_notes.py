@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dino_core.errors import UserError
 from dino_core.gallery import notes as notes_module
-from dino_core.gallery.notes import LONGEST_NAME, Notes, Review, clean_name
+from dino_core.gallery.notes import LONGEST_NAME, Notes, Review, clean_name, rows_by_tag
 
 
 @pytest.fixture
@@ -49,6 +49,15 @@ def test_a_tag_without_images_is_none(notes):
         notes.tag([], "one")
     with pytest.raises(TypeError):
         notes.tag("a", "one")
+
+
+def test_rows_are_those_of_the_images_that_are_there(notes):
+    notes.tag(["d", "gone", "a"], "one")
+    notes.tag(["gone"], "of nothing here")
+    notes.tag(["b"], "two")
+    found = rows_by_tag(pd.Series(["a", "b", "c", "d"]), notes.tags())
+    assert {tag: rows.tolist() for tag, rows in found.items()} == {"one": [0, 3], "two": [1]}
+    assert rows_by_tag(pd.Series(["a"]), {}) == {}
 
 
 def test_clusters_keep_the_last_name_each(notes):
