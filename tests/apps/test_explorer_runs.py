@@ -14,6 +14,7 @@ from dino_core.runs import Run
 from dino_core.training.recipe import Recipe
 
 STEPS = 300
+START_BOUND = 200.0  # seconds; importing torch alone may take a minute on a busy machine
 
 
 def grow(run: Run, first: int, last: int) -> None:
@@ -64,6 +65,7 @@ def test_the_form_starts_what_was_typed(explorer: tuple[str, Path], page: Any) -
     """Up to the sentence about a value that cannot be: nothing is started by it."""
     address, root = explorer
     page.goto(address + "?page=runs&view=Start a run&recipe=tiny64")
+    page.get_by_label("Images").wait_for(timeout=1000 * START_BOUND)  # torch is being loaded
     page.get_by_label("Images").fill("scenes:40")
     page.get_by_label("Name of the run").fill("typed")
     page.get_by_text("The run", exact=True).click()
