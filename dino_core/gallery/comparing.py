@@ -32,6 +32,7 @@ from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
 from dino_core.measures.cka import CkaSums
 from dino_core.measures.shared_neighbors import neighbor_overlap, overlap_by_chance
+from dino_core.rng import permutation
 
 MOST_NEIGHBORS = 30
 FEWEST = 3  # common images; of two, each is the other's only neighbor
@@ -213,8 +214,13 @@ class Comparison:
         return np.bincount(shared_S, minlength=k + 1)
 
     def moved_most(self, k: int) -> np.ndarray:
-        """Indices into `judged_S`, least overlap first; among equals the least among all K."""
-        return np.lexsort((self.overlap(self.most), self.overlap(k)))
+        """Indices into `judged_S`, least overlap first; among equals the least among all K.
+
+        What is still equal stands in a random order, always the same: rows of one folder, and so
+        often of one kind, would else fill the first page.
+        """
+        mixed_S = permutation(len(self.judged_S), "moved most")
+        return np.lexsort((mixed_S, self.overlap(self.most), self.overlap(k)))
 
     def by_label(self, labels_N: pd.Series, k: int) -> pd.DataFrame:
         """`label`, `images` and mean `overlap`, least first; `labels_N`: of the first gallery."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dino_core.gallery.aligned import FEWEST_IMAGES, MOST_IMAGES
 from dino_core.gallery.comparing import (
@@ -26,6 +27,7 @@ from dino_core.gallery.comparing import (
     match_sentences,
 )
 from dino_core.gallery.listing import list_galleries
+from dino_core.gallery.selection import page_of
 from explore import address, components, grid, state
 from explore.here import Here
 from explore.mapping import colors_of
@@ -34,8 +36,7 @@ from explore.server import codes_url, publish
 from explore.working import work
 
 NEIGHBORS_FIRST = 10
-LABELS_SHOWN = 7
-ARROWS = 60
+LABELS_SHOWN = 6
 NEIGHBORS, MAPS = "neighbors", "maps"
 VIEWS = {NEIGHBORS: "Neighbors side by side", MAPS: "Aligned maps"}
 ARROWED, FIRST, SECOND = "arrows", "first", "second"
@@ -72,7 +73,7 @@ def show(here: Here) -> None:
         return
     with here.bar:
         chosen = address.choice(
-            "Compare with", "with", list(names), width=230,
+            "Compare with", "with", list(names), width=290,
             format_func=lambda name: f"{name} · {names[name].common:,} in common",
         )  # fmt: skip
         k = address.slider("Neighbors", "k", 1, MOST_NEIGHBORS, NEIGHBORS_FIRST, width=170)
@@ -83,12 +84,13 @@ def show(here: Here) -> None:
     _headline(both)
     left, right = st.columns([1.85, 1], gap="small")
     with left, st.container(key="compare_side"):
-        view = address.segments(
-            "View", "view", [NEIGHBORS, MAPS],
-            format_func=lambda name: VIEWS[name],
-        )  # fmt: skip
+        controls = st.container(horizontal=True, vertical_alignment="center", gap="small")
+        with controls:
+            view = address.segments(
+                "View", "view", list(VIEWS), format_func=lambda name: VIEWS[name]
+            )
         if view == MAPS:
-            _maps(here, both)
+            _maps(both, controls)
         else:
             _side_by_side(both)
     with right, st.container(key="panel"):
@@ -100,7 +102,7 @@ def show(here: Here) -> None:
 
 def _found(here: Here, first: Opened) -> Candidates | None:
     made = tuple(
-        (entry.name, entry.state, entry.info.created if entry.info else "", entry.info is None)
+        (entry.name, entry.state, entry.info.created if entry.info else "")
         for entry in list_galleries(here.root)
     )
     return work(
@@ -187,7 +189,7 @@ def _headline(both: Both) -> None:
         ),
         (
             _number(told.cka),
-            "CKA of the features: 1 is the same but for rotation and scale",
+            "CKA: 1 is alike up to rotation and scale",
             f"unbiased {_number(told.cka_unbiased)}",
         ),
         (images, "images in both galleries", " ".join(_models(both))),
@@ -197,16 +199,28 @@ def _headline(both: Both) -> None:
         with numbers:
             st.html("<dl class='compare-figures'>" + "".join(map(_card, cards)) + "</dl>")
         with middle:
-            st.html(f"<h3>Images by how many of {figures.k} neighbors they keep</h3>")
-            st.bar_chart(
-                pd.DataFrame({"kept": range(figures.k + 1), "images": figures.histogram}),
-                x="kept", y="images", x_label="", y_label="", height=132,
-            )  # fmt: skip
+            _histogram(figures)
         with labels:
             _by_label(figures)
         said = [*match_sentences(both.first.gallery, both.second.gallery, told.match), *told.notes]
         if said:
             st.html(f"<p class='facts'>{html.escape(' '.join(said))}</p>")
+
+
+def _histogram(figures: Figures) -> None:
+    """How many images keep none of their neighbors, one, two ..., as bars."""
+    most, total = max(figures.histogram.max(), 1), len(figures.overlap_S)
+    # Of thirty bars every fifth has its number, or they would not fit.
+    step = 1 if figures.k <= 12 else 5
+    bars = [
+        f"<li title='{count:,} images ({count / total:.0%}) keep {kept} of {figures.k}' "
+        f"style='--share:{count / most:.4f}'><i></i><span>{kept if kept % step == 0 else ''}</span></li>"
+        for kept, count in enumerate(figures.histogram.tolist())
+    ]
+    st.html(
+        f"<h3>Images by how many of {figures.k} they keep</h3>"
+        f"<ul class='compare-bars' aria-label='Images by neighbors kept'>{''.join(bars)}</ul>"
+    )
 
 
 def _card(card: tuple[str, str, str]) -> str:
@@ -268,36 +282,43 @@ def _moved_most(both: Both) -> None:
     )
 
 
-def _picked(both: Both) -> int | None:
-    """The index, among the judged images, of the one to show; a sentence where it is none."""
+def _place(both: Both) -> int | None:
+    """Where the image of the address stands among the judged ones; None where it does not."""
     row = state.picked(both.first)
-    asked = address.get("image")
-    if asked is None:
-        return int(both.figures.order[0])
-    rows_S = both.told.match.first_C[both.told.judged_S]
-    at = np.flatnonzero(rows_S == (-1 if row is None else row))
-    if len(at):
-        return int(at[0])
-    name = html.escape(asked.rsplit("/", 1)[-1])
+    at = np.flatnonzero(both.told.match.first_C[both.told.judged_S] == (-1 if row is None else row))
+    return int(at[0]) if len(at) else None
+
+
+def _row(both: Both, at: int) -> int:
+    """The first gallery's row of a judged image."""
+    return int(both.told.match.first_C[both.told.judged_S[at]])
+
+
+def _say_why_not(both: Both) -> None:
+    """Why the image of the address has no neighbors to show."""
+    asked, first = address.get("image") or "", html.escape(both.names[0])
+    row, name = state.picked(both.first), html.escape(asked.rsplit("/", 1)[-1])
     if row is None:
-        why = f"{both.names[0]} has no image {name}"
+        why = f"{first} has no image {name}"
     elif row in both.told.match.first_C:
         why = f"{name} is not among the images whose neighbors were compared"
     else:
-        why = f"{name} is only in {both.names[0]}"
+        why = f"{name} is only in {first}"
     st.html(f"<p class='warning'>{why}; choose one of those that moved most.</p>")
-    return None
 
 
 def _side_by_side(both: Both) -> None:
     """One image's neighbors by either gallery, ranked, shared ones marked."""
-    at = _picked(both)
+    at = _place(both)
+    if at is None and address.get("image") is None:
+        at = int(both.figures.order[0])
     if at is None:
+        _say_why_not(both)
         return
     told, k = both.told, both.figures.k
     lists = told.first_SK[at, :k], told.second_SK[at, :k]
     shared = set(lists[0].tolist()) & set(lists[1].tolist())
-    row = int(told.match.first_C[told.judged_S[at]])
+    row = _row(both, at)
     with st.container(key="compare_image", horizontal=True, vertical_alignment="center"):
         st.html(
             f"<img class='compare-picked' alt='' src='explorer/image/{both.first.key}/{row}'>",
@@ -313,7 +334,7 @@ def _side_by_side(both: Both) -> None:
         )
     sides = (both.first, told.match.first_C), (both.second, told.match.second_C)
     for column, (opened, rows_C), found in zip(
-        st.columns(2, gap="small"), sides, lists, strict=True
+        st.columns(2, gap="medium"), sides, lists, strict=True
     ):
         with column:
             info = opened.gallery.info
@@ -337,7 +358,7 @@ def _side_by_side(both: Both) -> None:
 # -- maps -------------------------------------------------------------------------------------
 
 
-def _maps(here: Here, both: Both) -> None:
+def _maps(both: Both, controls: DeltaGenerator) -> None:
     """Both galleries' maps, drawn together; one is shown, or the way from one to the other."""
     first, second = both.first.gallery, both.second.gallery
     pair = work(
@@ -346,28 +367,32 @@ def _maps(here: Here, both: Both) -> None:
         lambda progress: aligned_pair(first, second, both.told.match, progress),
     )
     if pair is None:
-        st.caption(f"Of up to {MOST_IMAGES:,} common images; this takes some seconds, and is kept.")
+        st.caption(f"Of up to {MOST_IMAGES:,} common images; it takes some seconds once.")
         return
     names = {ARROWED: f"{both.names[0]} → {both.names[1]}", FIRST: both.names[0]}
     names[SECOND] = both.names[1]
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with controls:
         shown = address.segments("Map", "show", list(names), format_func=lambda name: names[name])
         color = address.choice(
-            "Color", "color", both.first.columns, label_visibility="collapsed", width=190
+            "Color", "color", both.first.columns, label_visibility="collapsed", width=170
         )
-    _draw(both, pair, shown, color)
-    st.caption(_about(both, pair, shown))
+    at = _place(both)
+    if at is None and address.get("image") is not None:
+        _say_why_not(both)
+    _draw(both, pair, shown, color, at)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(_about(both, pair, shown, at))
+        if at is not None:
+            st.button("Clear the image", on_click=address.change, kwargs={"image": None})
 
 
-def _draw(both: Both, pair: AlignedPair, shown: str, color: str) -> None:
+def _draw(both: Both, pair: AlignedPair, shown: str, color: str, at: int | None) -> None:
     opened, count = both.first, len(both.first.gallery)
-    lit = _lit(both, pair) if shown == ARROWED else []
-    points = publish(pair.spread(count, second=shown != FIRST))
     chosen = state.selection_message()
     components.scatter(
         key=MAP_KEY,
         data={
-            "points": points,
+            "points": publish(pair.spread(count, second=shown != FIRST)),
             "moves": publish(pair.spread(count, second=False)) if shown == ARROWED else None,
             "ease": True,
             "codes": codes_url(opened, color),
@@ -375,8 +400,8 @@ def _draw(both: Both, pair: AlignedPair, shown: str, color: str) -> None:
             "info": f"explorer/info/{opened.key}",
             "panel": components.PANEL,
             "selection": chosen | {"polygons": []},  # a region is one of the gallery's own map
-            "picked": state.picked(opened),
-            "lit": lit,
+            "picked": None if at is None else _row(both, at),
+            "lit": _lit(both, pair, shown, at),
             "query": None,
         }
         | colors_of(opened.coloring(color)),
@@ -394,14 +419,24 @@ def _filter() -> None:
         state.follow({"shown"})
 
 
-def _lit(both: Both, pair: AlignedPair) -> list[int]:
-    """The rows to point at: of those on the maps, the ones that keep the fewest neighbors."""
+def _lit(both: Both, pair: AlignedPair, shown: str, at: int | None) -> list[int]:
+    """The rows to point at: an image's neighbors, or those of the grid that moved most."""
     told = both.told
-    rows = told.match.first_C[told.judged_S[both.figures.order]]
-    return rows[np.isin(rows, pair.rows_S)][:ARROWS].tolist()
+    if at is not None:
+        lists = told.second_SK if shown == SECOND else told.first_SK
+        rows = told.match.first_C[lists[at, : both.figures.k]]
+    elif shown == ARROWED:
+        page = address.get("p") or "1"
+        order, _, _ = page_of(
+            both.figures.order, int(page) - 1 if page.isdecimal() else 0, grid.PAGE_SIZE
+        )
+        rows = told.match.first_C[told.judged_S[order]]
+    else:
+        return []
+    return rows[np.isin(rows, pair.rows_S)].tolist()
 
 
-def _about(both: Both, pair: AlignedPair, shown: str) -> str:
+def _about(both: Both, pair: AlignedPair, shown: str, at: int | None) -> str:
     count, common = len(pair.rows_S), len(both.told.match)
     said = []
     if count < common:
@@ -410,11 +445,13 @@ def _about(both: Both, pair: AlignedPair, shown: str) -> str:
         said.append(
             f"Principal components: fewer than {FEWEST_IMAGES} images are too few for a UMAP."
         )
-    said.append("Images whose neighbors stay lie at the same place in both maps.")
+    first, second = both.names
+    if at is not None:
+        by = second if shown == SECOND else first
+        said.append(f"Lines lead from the image to its {both.figures.k} neighbors by {by}.")
+    else:
+        said.append("Images whose neighbors stay lie at about the same place in both maps.")
     if shown == ARROWED:
-        arrows = min(ARROWS, count)
-        said.append(
-            f"Arrows lead the {arrows} that keep the fewest neighbors from their place by "
-            f"{both.names[0]} to that by {both.names[1]}."
-        )
+        which = "these neighbors" if at is not None else "the images beside the map"
+        said.append(f"Arrows lead {which} from their places by {first} to those by {second}.")
     return " ".join(said)
