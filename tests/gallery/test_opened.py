@@ -263,3 +263,19 @@ def test_a_half_made_gallery_names_the_command_that_finishes_it(
     command = f"python scripts/embed.py --model tiny --data {photos} --out {out}"
     with pytest.raises(UserError, match=f"is half made; run `{command}` again to finish it"):
         Gallery.open(out)
+
+
+def test_an_image_s_row_is_found_by_its_id_also_where_hashes_are_alike(gallery, monkeypatch):
+    from dino_core.gallery import opened as module
+
+    ids = list(gallery.images["id"])
+    assert [gallery.row(id) for id in ids] == list(range(len(ids)))
+    monkeypatch.setattr(module, "HASHED_AT_ONCE", 2)  # several blocks, the last one not full
+    again = Gallery.open(gallery.path)
+    assert [again.row(id) for id in ids] == list(range(len(ids)))
+    monkeypatch.setattr(module, "_hashed", lambda ids: np.full(len(ids), 7, np.uint64))
+    alike = Gallery.open(gallery.path)
+    assert [alike.row(id) for id in ids] == list(range(len(ids)))
+    for one in (gallery, alike):
+        with pytest.raises(UserError, match="has no image 'nobody'"):
+            one.row("nobody")
