@@ -159,7 +159,8 @@ class Gallery:
         """The row of an image's id. Raises `UserError` for an id that is not here."""
         ids = self.images["id"]
         hashes_N, rows_N = self._rows_by_hash
-        hashed = _hashed(pd.Series([id], dtype=object))[0]
+        text = id.encode("utf-8", "replace").decode()  # half a pair of UTF-16 is no id of ours
+        hashed = _hashed(pd.Series([text], dtype=object))[0]
         first, last = (
             np.searchsorted(hashes_N, hashed, "left"),
             np.searchsorted(hashes_N, hashed, "right"),

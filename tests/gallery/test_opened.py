@@ -279,3 +279,5 @@ def test_an_image_s_row_is_found_by_its_id_also_where_hashes_are_alike(gallery, 
     for one in (gallery, alike):
         with pytest.raises(UserError, match="has no image 'nobody'"):
             one.row("nobody")
+        with pytest.raises(UserError, match="has no image"):
+            one.row("\ud800")
