@@ -214,7 +214,8 @@ def _histogram(figures: Figures) -> None:
     step = 1 if figures.k <= 12 else 5
     bars = [
         f"<li title='{count:,} images ({count / total:.0%}) keep {kept} of {figures.k}' "
-        f"style='--share:{count / most:.4f}'><i></i><span>{kept if kept % step == 0 else ''}</span></li>"
+        f"style='--share:{count / most:.4f}'><i></i>"
+        f"<span>{kept if kept % step == 0 else ''}</span></li>"
         for kept, count in enumerate(figures.histogram.tolist())
     ]
     st.html(
