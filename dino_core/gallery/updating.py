@@ -1,7 +1,7 @@
 """Bringing a gallery up to date: new images are added, gone ones dropped, changed ones redone.
 
     gallery = update(model, open_source("photos/"), "galleries/photos")
-    gallery.news          # "12 added, 3 gone, 1 changed; 13 were placed on the map umap"
+    gallery.news          # "12 added, 3 gone, 1 changed"
 
 An image whose file has the name, size and time it had is not looked at. Of every other the content
 is hashed, and where that content was seen before, under whatever name, its features are kept: what
@@ -176,11 +176,8 @@ def _computed(making: Path, rows: int, dim: int) -> np.ndarray:
 
 
 def _news(gallery: Gallery, had_patches: bool) -> str:
-    """What was done, for the user."""
+    """What was done, for the user; what was placed on maps `manifest.how_made` says."""
     said = [said_of_update(gallery.info.update)]
-    for name, made in gallery.info.maps.items():
-        if made.get("placed_since"):
-            said.append(f"{made['placed_since']:,} are placed on the map {name}")
     said += [f"the map {name} was drawn anew" for name in gallery.info.update["drawn"]]
     if had_patches and not (gallery.path / "patches").exists():
         said.append("its patches were of the images before and are gone; --patches makes new ones")
