@@ -4,17 +4,18 @@ A build is a process of its own: it goes on when the page is closed, and is foun
 """
 
 import html
-import re
 from pathlib import Path
 
 import streamlit as st
 
 from dino_core.errors import UserError
-from dino_core.gallery import build_status, start_build
+from dino_core.gallery import build_status, start_build, stop_build
+from dino_core.gallery.folders import check_data
 from dino_core.gallery.listing import gallery_name, list_galleries
 from dino_core.serving import is_loopback, may_change
 from explore.opened import Opened
 from explore.options import host, options
+from explore.picking import data_of
 
 COMMAND = "python scripts/demo.py --data FOLDER"
 
@@ -60,22 +61,36 @@ def first(root: Path, model: str, *, empty: bool) -> None:
 
 def progress(root: Path) -> None:
     """A bar for every build under the root that is running, whoever started it."""
-    if _running(root) or st.session_state.get("awaited"):
-        _bars(str(root))
+    running = _running(root)
+    if running or st.session_state.get("awaited"):
+        _bars(str(root), tuple(path.name for path in running))
 
 
 @st.fragment(run_every=1.0)
-def _bars(root: str) -> None:
+def _bars(root: str, before: tuple[str, ...]) -> None:
     awaited = st.session_state.get("awaited")
     if awaited and build_status(Path(awaited))["state"] != "running":
         del st.session_state["awaited"]
         _finished(Path(awaited))
         st.rerun()
-    for path in _running(Path(root)):
+    running = _running(Path(root))
+    if {path.name for path in running} != set(before):
+        st.rerun()  # one has begun or ended: the page has to tell of it
+    for path in running:
         status = build_status(path)
         share = status["done"] / status["total"] if status["total"] else 0.0
         count = f" {status['done']:,} of {status['total']:,}" if status["total"] > 1 else ""
-        st.progress(min(share, 1.0), text=f"Making **{path.name}**: {status['message']}{count}")
+        with st.container(key=f"making_{path.name}", horizontal=True, vertical_alignment="center"):
+            st.progress(min(share, 1.0), text=f"Making **{path.name}**: {status['message']}{count}")
+            if may_act():
+                st.button(
+                    "Cancel", key=f"stop {path}", on_click=_stop, args=(path,),
+                    help="What is done so far is kept: it can be gone on with.",
+                )  # fmt: skip
+
+
+def _stop(path: Path) -> None:
+    stop_build(path)
 
 
 def _finished(path: Path) -> None:
@@ -103,12 +118,8 @@ def _running(root: Path) -> list[Path]:
 
 def _form(root: Path, model: str, *, key: str) -> None:
     """Folder and button; or the sentence that says why there are none."""
-    token = options().token
-    if not is_loopback(host()) and not token:
-        st.caption(
-            "Starting a build from this page is off, because the page is open to the network and "
-            "was started without --token. The command works."
-        )
+    if reason := why_not():
+        st.caption(reason)
         return
     line = {"horizontal": True, "vertical_alignment": "bottom", "gap": "small"}
     with st.form(key, border=False), st.container(**line):  # type: ignore[arg-type]
@@ -127,8 +138,7 @@ def _form(root: Path, model: str, *, key: str) -> None:
     if not pressed:
         return
     try:
-        if not may_change(host(), token, given):
-            raise UserError("That is not the token this page was started with")
+        check_permission(given)
         start(root, model, folder.strip())
     except UserError as error:
         st.error(str(error))
@@ -136,17 +146,50 @@ def _form(root: Path, model: str, *, key: str) -> None:
     st.rerun()
 
 
-def start(root: Path, model: str, data: str) -> None:
-    """Start building a gallery of `data` and wait for it on the page. Raises `UserError`."""
-    if not data:
-        raise UserError("Name a folder of images first, for example /home/me/photos")
-    if not re.fullmatch(r"scenes(:[\d-]+)?", data):
-        path = root / Path(data).expanduser()  # an absolute one stays what it is
-        if not path.exists():
-            raise UserError(f"{data}: no such folder or file on the computer that runs this page")
-        data = str(path.resolve())
+def start(root: Path, model: str, data: str, patches: int | None = None) -> Path:
+    """Start building a gallery of `data` and wait for it on the page; returns its folder.
+
+    Raises `UserError`.
+    """
+    data = allowed(root, data)
     weights = root / model  # of a file, wherever this process was started
     name = gallery_name(str(weights) if weights.is_file() else model, data)
     out = root / "galleries" / name
-    start_build(model, data, out, root=root)
+    start_build(model, data, out, root=root, patches=patches)
     st.session_state["awaited"] = str(out)
+    return out
+
+
+def allowed(root: Path, typed: str) -> str:
+    """The images that someone named, spelled for any process. Raises `UserError` where there are
+    none, or this page may not read them."""
+    data = data_of(root, typed)
+    check_data(data, options().data_root, open_to_network=not is_loopback(host()))
+    return data
+
+
+# -- who may change what ----------------------------------------------------------------------
+
+
+def why_not() -> str:
+    """Why nothing can be started from this page, whoever looks; "" where it can."""
+    if is_loopback(host()) or options().token:
+        return ""
+    return (
+        "Starting a build from this page is off, because the page is open to the network and was "
+        "started without --token. The command works."
+    )
+
+
+def may_act() -> bool:
+    """Whether this visitor may start, stop and delete things."""
+    return may_change(host(), options().token, st.session_state.get("token"))
+
+
+def check_permission(given: str | None = None) -> None:
+    """Raise `UserError` unless this visitor may change things; a right token is kept for them."""
+    given = st.session_state.get("token") if given is None else given
+    if not may_change(host(), options().token, given):
+        raise UserError("That is not the token this page was started with")
+    if given is not None:
+        st.session_state["token"] = given

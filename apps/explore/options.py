@@ -4,6 +4,7 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from streamlit import config
@@ -21,6 +22,9 @@ class Options:
     """Folder that holds runs/ and galleries/."""
     token: str | None = None
     """When the server is open to a network, what has to be typed before the page starts a build."""
+    data_root: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder of images that galleries may be made of; may be given several times. Without it: any
+    folder on a page of this machine alone, none on one that is open to a network."""
 
 
 @functools.cache

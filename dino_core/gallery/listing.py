@@ -1,5 +1,6 @@
 """Which galleries there are under a root, without torch, FAISS or pandas."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,18 @@ def entry(path: Path) -> GalleryEntry:
     if status["state"] == "running":
         return GalleryEntry(path, None, "running", status["message"])
     return GalleryEntry(path, None, "half made", status["message"])
+
+
+def asked_for(path: Path) -> tuple[str, str] | None:
+    """The model and data that a gallery was begun with, so that it can be gone on with."""
+    asked = build_status(path)["asked"]
+    if "model" in asked and "data" in asked:
+        return asked["model"], asked["data"]
+    for name, inside in ((BUILDING, "plan"), (MANIFEST, None)):
+        try:
+            value = json.loads((path / name).read_text(encoding="utf-8"))
+            value = value[inside] if inside else value
+            return str(value["model"]), str(value["data"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
