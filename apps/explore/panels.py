@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import streamlit as st
 
-from dino_core.gallery.selection import select, shares
-from explore import grid, photo, state
+from dino_core.gallery.selection import select
+from explore import address, attention, grid, photo, selected, state
 from explore.here import Here
 from explore.opened import Opened
 
 NEIGHBORS_SHOWN = 18
-BARS = 6  # labels with a bar of their own
 PREVIEW_SIDE = 640  # pixels
+NEIGHBORS, ATTENTION = "Neighbors", "Attention"
 
 
 @dataclass(frozen=True)
@@ -40,94 +40,39 @@ def show(here: Here, color: str, map_name: str) -> Shown:
         return _photo(here, opened, color, map_name)
     row = state.picked(opened)
     if row is not None:
-        return _one_image(opened, row, color)
-    _many_images(opened, color, map_name)
+        return _one_image(here, opened, row, color)
+    if missing := address.get("image"):
+        st.caption(f"This gallery has no image {missing!r}; it may have been renamed or left out.")
+    selected.show(here, _selected_rows(opened, color, map_name), color)
     return Shown()
 
 
-# -- many images ------------------------------------------------------------------------------
-
-
-def _many_images(opened: Opened, color: str, map_name: str) -> None:
-    """The selection, or everything: how many, of which labels, and their thumbnails."""
+def _selected_rows(opened: Opened, color: str, map_name: str) -> np.ndarray:
+    """The selection, or everything."""
     selection = state.selection()
-    if selection:
-        x, y = opened.xy(map_name)
-        rows = select(x, y, opened.coloring(color).codes, selection)
-        title = f"{len(rows):,} selected" if len(rows) else "Nothing selected"
-    else:
-        rows = np.arange(len(opened.labels))
-        title = f"All {len(rows):,} images" if len(rows) else "No images"
-    st.html(f"<h2>{title}</h2>" + _facts(opened, whole=not selection))
-    if len(rows) == 0:
-        st.caption(_nothing(opened))
-        return
-    if selection:  # of all images, the legend tells it already
-        _bars(opened, rows)
-    mixed = rows[np.argsort(opened.rank[rows])]
-    grid.show(opened, mixed, key="grid", color=color, pager="p")
-
-
-def _facts(opened: Opened, *, whole: bool) -> str:
-    if not whole:
-        return ""
-    info = opened.gallery.info
-    model = html.escape(info.model.rsplit("/", 1)[-1])
-    facts = [f"features of <b title='{html.escape(info.model)}'>{model}</b>"]
-    if info.classes:
-        facts.insert(0, f"{len(info.classes):,} classes")
-    if info.quarantined:
-        facts.append(f"{info.quarantined:,} files could not be read (quarantine.jsonl says why)")
-    hint = "Click a point or a thumbnail for its neighbors; lasso a group with Shift-drag."
-    missing = opened.gallery.images_missing()
-    warning = f"<p class='warning'>{html.escape(missing)}</p>" if missing else ""
-    return f"<p class='facts'>{' · '.join(facts)}<br>{hint}</p>{warning}"
-
-
-def _nothing(opened: Opened) -> str:
-    if len(opened.labels) == 0:
-        return "This gallery is empty: none of its files could be read as an image."
-    return "There is no point inside. Draw around a group of points, or clear the selection."
-
-
-def _bars(opened: Opened, rows: np.ndarray) -> None:
-    """Which labels the rows have, as bars."""
-    if "label" not in opened.columns:
-        return
-    coloring = opened.coloring("label")
-    names = [name for name, _ in coloring.entries]
-    pairs = dict(zip(names, _pairs(opened, "label"), strict=True))
-    lines = [
-        f"<li><span>{html.escape(name)}</span><i style='--share:{share:.4f};"
-        f"--color:{pairs.get(name, 'var(--d-line-strong)')}'></i>"
-        f"<b>{_percent(share)}</b></li>"
-        for name, _, share in shares(opened.labels.iloc[rows], BARS)
-    ]
-    st.html(f"<ul class='shares' aria-label='Labels'>{''.join(lines)}</ul>")
-
-
-def _percent(share: float) -> str:
-    return "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def _pairs(opened: Opened, column: str) -> list[str]:
-    """The colors of a column's codes, each for both themes."""
-    coloring = opened.coloring(column)
-    both = zip(coloring.colors(dark=False), coloring.colors(dark=True), strict=True)
-    return [f"light-dark({light},{dark})" for light, dark in both]
+    if not selection:
+        return np.arange(len(opened.labels))
+    x, y = opened.xy(map_name)
+    return select(x, y, opened.coloring(color).codes, selection)
 
 
 # -- one image --------------------------------------------------------------------------------
 
 
-def _one_image(opened: Opened, row: int, color: str) -> Shown:
-    """An image, what is known of it, and its nearest neighbors (computed with the gallery)."""
+def _one_image(here: Here, opened: Opened, row: int, color: str) -> Shown:
+    """An image, what is known of it, its nearest neighbors, and where the model looks in it."""
     back = "the selection" if state.selection() else "all images"
-    st.button(f"← Back to {back}", on_click=state.pick, args=(opened, None), type="tertiary")
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        st.button(f"← Back to {back}", on_click=state.pick, args=(opened, None), type="tertiary")
+        st.button("Search from here", on_click=address.go, args=("neighbors",), type="tertiary")
     facts = opened.gallery.images.iloc[row]
-    st.image(str(opened.gallery.thumbnail(row, PREVIEW_SIDE)), width="stretch")
     name = _label(opened, row)
     title = name if name is not None else str(facts["id"]).rsplit("/", 1)[-1]
+    view = address.segments("Show", "show", [NEIGHBORS, ATTENTION], width="stretch")
+    if view == ATTENTION:
+        attention.show(here, row)
+    else:
+        st.image(str(opened.gallery.thumbnail(row, PREVIEW_SIDE)), width="stretch")
     lines = [f"{facts['width']} × {facts['height']} px"]
     if isinstance(facts["split"], str):
         lines.append(f"split {facts['split']}")
@@ -141,8 +86,9 @@ def _one_image(opened: Opened, row: int, color: str) -> Shown:
     if len(near) == 0:
         st.caption("There is no other image to compare it with.")
         return Shown()
-    st.html(f"<h3>Nearest neighbors {_agreement(opened, name, near)}</h3>")
-    grid.show(opened, near, key="neighbors", color=color, scores=how_near)
+    if view == NEIGHBORS:
+        st.html(f"<h3>Nearest neighbors {_agreement(opened, name, near)}</h3>")
+        grid.show(opened, near, key="neighbors", color=color, scores=how_near)
     return Shown(lit=[int(other) for other in near])
 
 
