@@ -25,7 +25,7 @@ from explore.options import host, options
 from explore.working import work
 
 BARS = 6  # labels with a bar of their own
-MEDOIDS = 6
+MEDOIDS = 4  # a row of the panel
 TAGS_LISTED = 24
 PARQUET = "application/vnd.apache.parquet"
 LINKING, SAID = "links asked for", "tags said"
@@ -36,11 +36,14 @@ def show(here: Here, rows: np.ndarray, color: str) -> None:
     opened = here.opened
     assert opened is not None
     chosen = bool(state.selection())
-    st.html(f"<h2>{_title(len(rows), chosen)}</h2>" + ("" if chosen else _facts(opened)))
+    title, head = f"<h2>{_title(len(rows), chosen)}</h2>", st.empty()
+    head.html(title + ("" if chosen else _facts(opened)))
     if len(rows) == 0:
         st.caption(_nothing(opened))
         return
     summary = _summary(opened, rows) if chosen else None
+    if summary is not None:
+        head.html(title + _what(summary) + _bars(opened, summary))
     _doors(here, opened, rows, chosen)
     _links(here, opened, rows)
     _slices(opened)
@@ -90,12 +93,13 @@ def _digest(rows: np.ndarray) -> str:
 def _summary(opened: Opened, rows: np.ndarray) -> Summary | None:
     """Purity, likeness and labels; None while they are computed, which the page then says."""
     gallery = opened.gallery
-    summary: Summary | None = work(
+    return work(
         ("summary", opened.key, _digest(rows)), "Looking at the selection",
         lambda progress: summarize(gallery, rows, progress=progress),
     )  # fmt: skip
-    if summary is None:
-        return None
+
+
+def _what(summary: Summary) -> str:
     facts = [f"mean cosine with their middle <b>{summary.alike:.2f}</b>"]
     if summary.purity is not None:
         facts.insert(0, f"purity <b>{summary.purity:.0%}</b>")
@@ -103,8 +107,7 @@ def _summary(opened: Opened, rows: np.ndarray) -> Summary | None:
             facts.insert(1, f"{summary.count - summary.labeled:,} without a label")
     if summary.looked_at < summary.count:
         facts.append(f"middle of {summary.looked_at:,} random ones")
-    st.html(f"<p class='facts'>{' · '.join(facts)}</p>" + _bars(opened, summary))
-    return summary
+    return f"<p class='facts'>{' · '.join(facts)}</p>"
 
 
 def _bars(opened: Opened, summary: Summary) -> str:
@@ -223,7 +226,7 @@ def _slices(opened: Opened) -> None:
         for tag, rows in list(there.items())[:TAGS_LISTED]:
             st.button(
                 f"{_plain(tag)} · {len(rows):,}", key=f"slice {tag}", icon=":material/sell:",
-                on_click=_open_slice, args=(opened, tag), help="Show them on the map",
+                on_click=_open_slice, args=(opened, tag),
             )  # fmt: skip
     if len(there) > TAGS_LISTED:
         st.caption(f"{len(there) - TAGS_LISTED:,} more tags are among the colors of the map.")
@@ -288,7 +291,7 @@ def _links(here: Here, opened: Opened, rows: np.ndarray) -> None:
 
     made = work(("links", *asked["key"]), "Making the folder", make)
     if made is not None:
-        st.success(made.sentence)
+        st.html(f"<p class='done' role='status'>{html.escape(made.sentence)}</p>")
 
 
 def _may_write(what: str) -> bool:
