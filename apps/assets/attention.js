@@ -10,8 +10,8 @@ const REST = 700; // milliseconds after which a layer or head counts as chosen
 
 let drawing = null;
 
-/** overlay.js is a classic script, which the other app has inline: it leaves `mountLens` behind. */
-function overlay() {
+/** overlay.js is a classic script, which the other app has inline: it leaves its functions behind. */
+export function overlay() {
   drawing ??= new Promise((resolve, reject) => {
     const src = new URL("./overlay.js", import.meta.url);
     const script = make("script", "", { src });

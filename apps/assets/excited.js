@@ -1,10 +1,16 @@
-/* excited.js: pictures under a head's attention. While one is pointed at, or has the focus, its photo
- * shows without; a click on one is told.
+/* excited.js: pictures under a head's attention, drawn as the lens draws. While one is pointed at, or
+ * has the focus, its photo shows without; a click on one is told.
  *
- * Props: {items: [{id, label, light, dark, score, picture: URL, photo: URL or null, row or null}]}.
+ * Props: {maps: URL of a lens payload, each image in a head's place, items, in its order: [{id, label,
+ * light, dark, score, photo: URL or null, row or null}]}.
  */
 
+import { overlay } from "./attention.js";
 import { make } from "./dom.js";
+
+const SIDE = 400; // pixels of a drawing
+const GRAY = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='4' height='4'><rect width='4' height='4' fill='gray'/></svg>";
+const STYLE = { mode: "heat", opacity: 0.65, keep: 0.6, colors: "inferno", smooth: true, outline: true };
 
 class Excited {
   constructor(root, trigger) {
@@ -13,15 +19,34 @@ class Excited {
     root.append(this.grid);
   }
 
-  update({ items }) {
-    this.grid.replaceChildren(...items.map((item) => this.card(item)));
+  async update(props) {
+    this.wanted = props;
+    const [answer] = await Promise.all([fetch(props.maps), overlay()]);
+    if (this.wanted !== props) return; // another head was quicker
+    if (!answer.ok) return this.grid.replaceChildren(await answer.text());
+    const lens = readLens(new Uint8Array(await answer.arrayBuffer()));
+    if (this.wanted !== props) return;
+    const cards = props.items.map((item) => this.card(item));
+    this.grid.replaceChildren(...cards);
+    for (const [place, item] of props.items.entries()) {
+      const photo = await this.photo(item);
+      if (this.wanted !== props) return;
+      paintStage(cards[place].querySelector("canvas"), photo, lens, lens.map(0, place), STYLE, make("canvas"));
+    }
+  }
+
+  /** The image of an item; a gray ground where its file is gone. */
+  async photo(item) {
+    const image = make("img", "", { src: item.photo ?? GRAY });
+    await image.decode();
+    return image;
   }
 
   card(item) {
     const name = item.label ?? item.id.split("/").at(-1);
     const frame = make("span", "picture");
     if (item.photo) frame.append(make("img", "photo", { src: item.photo, alt: "", draggable: "false" }));
-    frame.append(make("img", "attended", { src: item.picture, alt: name, draggable: "false" }));
+    frame.append(make("canvas", "attended", { width: SIDE, height: SIDE, role: "img", "aria-label": name }));
     if (!item.photo) frame.append(make("span", "lost", {}, "its file is gone"));
     frame.append(make("b", "score", { title: "of the attention, on a tenth of the patches" }, `${Math.round(100 * item.score)} %`));
     const caption = make("span", "caption");
@@ -38,6 +63,7 @@ class Excited {
   }
 
   destroy() {
+    this.wanted = null;
     this.grid.remove();
   }
 }

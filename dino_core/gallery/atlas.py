@@ -3,7 +3,8 @@
     atlas = build_atlas(gallery, model)             # gallery.atlas_building; 512 images, minutes
     atlas = Atlas.read(gallery)                     # what is stored: needs no model, and no torch
     atlas.mean["entropy"]                           # float32 [L, A]
-    drawn(gallery, atlas, layer=11, head=2)         # the images that excite that head most
+    excited(gallery, atlas, layer=11, head=2)       # the images that excite that head most
+    atlas.payload(layer=11, head=2)                 # their maps, for a browser to draw
 
 Images are looked at as the lens does (28 patches a side, or the model's own size where that is
 larger), but cut to the square in their middle, as features are. Of each image and head, with `a`
@@ -29,6 +30,8 @@ Shapes: L layers, A heads, h x w patches (P of them), K images kept a head, T bi
 
 import hashlib
 import io
+import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -37,6 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from dino_core.errors import UserError
@@ -50,13 +54,12 @@ VERSION = 1
 STATISTICS = ("entropy", "distance", "foreground", "outside", "excitement")
 KEPT = 16  # images a head
 BINS = 32  # of a histogram
-MASK = 0.6  # of a map's mass: what its outline holds, as the lens begins
-NOWHERE = 128  # gray of the ground where an image is gone
-QUALITY = 88  # of pictures
+KEEP_STEPS = 21  # shares of a map's mass: 0, 5, .. 100 %, as in the lens payload
+QUALITY = 88  # of photos
 
 # Arrays of the .npz, beside `ids`.
 _OF_HEADS = ("mean", "deviation", "counts")  # [statistics, L, A, ...]
-_OF_KEPT = ("top", "scores", "codes", "peak", "inside")  # [L, A, K, ...]
+_OF_KEPT = ("top", "scores", "codes", "peak", "kept")  # [L, A, K, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Atlas:
     scores: np.ndarray  # float32 [L, A, K], their excitement
     codes: np.ndarray = field(repr=False)  # uint8 [L, A, K, h, w], 255 sqrt(a / max of the map)
     peak: np.ndarray = field(repr=False)  # float32 [L, A, K], that max
-    inside: np.ndarray = field(repr=False)  # int32 [L, A, K], patches in the 60 % mass mask
+    kept: np.ndarray = field(repr=False)  # int32 [L, A, K, 21], as in the lens payload
 
     @classmethod
     def read(cls, gallery: "Gallery") -> "Atlas | None":
@@ -132,7 +135,8 @@ class Atlas:
             "mean": (len(STATISTICS), *heads),
             "deviation": (len(STATISTICS), *heads),
             "counts": (len(STATISTICS), *heads, BINS),
-            **dict.fromkeys(("top", "scores", "peak", "inside"), kept),
+            **dict.fromkeys(("top", "scores", "peak"), kept),
+            "kept": (*kept, KEEP_STEPS),
             "codes": (*kept, *info.grid),
         }
         for name, shape in wanted.items():
@@ -170,49 +174,69 @@ class Atlas:
         """Whether the gallery still holds the images that it was made of."""
         return self.info.source_hash == gallery.info.source_hash
 
-    def map(self, layer: int, head: int, place: int) -> np.ndarray:
-        """The map of the image at `place` among those that excite a head, float32 [h, w].
-
-        Each value is within 1/255 of the original in its square root, relative to the map's max.
+    def payload(self, layer: int, head: int) -> bytes:
+        """The maps of the images that excite a head most, as a lens payload of one layer (see
+        `lenses.payload`, which needs torch): each image takes the place of a head.
         """
-        relative = (self.codes[layer, head, place].astype(np.float32) / 255) ** 2
-        return relative * self.peak[layer, head, place]
+        there = self.top[layer, head] >= 0
+        codes = self.codes[layer, head][there]
+        header = {
+            "version": 1,
+            "layers": 1,
+            "heads": len(codes),
+            "grid": list(self.info.grid),
+            "image": [self.info.crop, self.info.crop],
+            "max": [self.peak[layer, head][there].astype(float).tolist()],
+            "kept": [self.kept[layer, head][there].tolist()],
+            "model": self.info.model,
+            "model_hash": self.info.model_hash,
+            "patch": self.info.patch_size,
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        return struct.pack("<I", len(text)) + text + codes.tobytes()
 
 
 @dataclass(frozen=True)
 class Excited:
-    """One of the images that excite a head most, drawn."""
+    """One of the images that excite a head most."""
 
     id: str
     row: int | None  # in the gallery; None when it is not there any more
     score: float  # excitement, 0..1
-    picture: bytes  # JPEG, square: the image under the head's map
-    photo: bytes | None  # the same without the map; None when the file is gone
+    photo: bytes | None  # JPEG, the square that the model saw; None when the file is gone
 
 
-def drawn(
-    gallery: "Gallery", atlas: Atlas, layer: int, head: int, side: int = 320
+def excited(
+    gallery: "Gallery", atlas: Atlas, layer: int, head: int, side: int = 400
 ) -> list[Excited]:
-    """The images that excite a head most, `side` pixels square, as the model saw them.
-
-    Needs no model. Where an image's file is gone, its map is drawn on gray.
-    """
-    from dino_core.lenses.paint import Style, painted
-
-    style, found = Style(keep=MASK), []
-    for place, at in enumerate(atlas.top[layer, head].tolist()):
-        if at < 0:
-            continue
-        row, photo = _row(gallery, atlas.ids[at]), None
-        if row is not None:
-            photo = _photo(gallery, row, side, atlas.info.crop / atlas.info.resize)
-        ground = np.full((side, side, 3), NOWHERE, np.uint8) if photo is None else photo
-        count = int(atlas.inside[layer, head, place])
-        picture = painted(ground, atlas.map(layer, head, place), style, count)
-        score = float(atlas.scores[layer, head, place])
-        shown = None if photo is None else _jpeg(photo)
-        found.append(Excited(atlas.ids[at], row, score, _jpeg(picture), shown))
+    """The images that excite a head most, in the order of `Atlas.payload`, `side` pixels square."""
+    share, found = atlas.info.crop / atlas.info.resize, []
+    for at, score in zip(atlas.top[layer, head], atlas.scores[layer, head], strict=True):
+        if at >= 0:
+            row = _row(gallery, atlas.ids[at])
+            photo = None if row is None else _photo(gallery, row, side, share)
+            found.append(Excited(atlas.ids[at], row, float(score), photo))
     return found
+
+
+def commonest(labels: pd.Series) -> tuple[str, int]:
+    """The label that most of some images have, the first in the alphabet among equals, and how
+    many have it; ("", 0) where none has any.
+    """
+    counts = labels.dropna().astype(str).value_counts()
+    if counts.empty:
+        return "", 0
+    most = int(counts.max())
+    return min(str(name) for name in counts.index[counts == most]), most
+
+
+def in_words(seconds: float) -> str:
+    """About how long something takes: `about 40 seconds`, `about 3 minutes`."""
+    for unit, length, from_ in (("hour", 3600, 5400), ("minute", 60, 90)):
+        if seconds >= from_:
+            return f"about {round(seconds / length)} {unit}s"
+    rounded = max(5, 5 * round(seconds / 5))
+    return f"about {rounded} seconds"
 
 
 def _read_info(folder: Path) -> AtlasInfo:
@@ -242,8 +266,8 @@ def _row(gallery: "Gallery", id: str) -> int | None:
         return None
 
 
-def _photo(gallery: "Gallery", row: int, side: int, share: float) -> np.ndarray | None:
-    """The square in the middle of an image, `share` of its short side long: uint8 [S, S, 3]."""
+def _photo(gallery: "Gallery", row: int, side: int, share: float) -> bytes | None:
+    """The square in the middle of an image, `share` of its short side long, as a JPEG."""
     try:
         image = Image.fromarray(gallery.image(row))
     except UserError:
@@ -251,10 +275,7 @@ def _photo(gallery: "Gallery", row: int, side: int, share: float) -> np.ndarray 
     long = share * min(image.size)
     left, top = ((length - long) / 2 for length in image.size)
     box = (left, top, left + long, top + long)
-    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box, reducing_gap=2.0))
-
-
-def _jpeg(image: np.ndarray) -> bytes:
+    square = image.resize((side, side), Image.Resampling.BICUBIC, box, reducing_gap=2.0)
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY)
+    square.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -27,10 +27,10 @@ from torch import Tensor
 from dino_core.data import BadImage, decode_image
 from dino_core.distributed import cores
 from dino_core.errors import UserError, at_least
-from dino_core.gallery.atlas import BINS, KEPT, MASK, STATISTICS, Atlas, AtlasInfo
+from dino_core.gallery.atlas import BINS, KEEP_STEPS, KEPT, STATISTICS, Atlas, AtlasInfo
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
-from dino_core.lenses.attention import DEFAULT_PATCHES, mass_mask
+from dino_core.lenses.attention import DEFAULT_PATCHES, kept_counts
 from dino_core.models import Model, ModelInfo
 from dino_core.models.attention import (
     attention_modules,
@@ -370,7 +370,7 @@ class _Tally:
             scores=np.where(self.top >= 0, self.scores, 0).astype(np.float32),
             codes=self.codes,
             peak=self.peak,
-            inside=self.inside,
+            kept=self.kept,
         )
 
     def _begin(self, heads: tuple[int, ...]) -> None:
@@ -384,7 +384,7 @@ class _Tally:
         self.top = np.full((*heads, KEPT), -1, np.int64)
         self.scores = np.full((*heads, KEPT), -np.inf)
         self.peak = np.zeros((*heads, KEPT), np.float32)
-        self.inside = np.zeros((*heads, KEPT), np.int32)
+        self.kept = np.zeros((*heads, KEPT, KEEP_STEPS), np.int32)
         self.codes = np.zeros((*heads, KEPT, *self.eye.grid), np.uint8)
         self.started = True
 
@@ -407,11 +407,11 @@ class _Tally:
         places = np.broadcast_to(
             np.arange(len(seen.maps)) + self.images, (*fresh.shape[:2], len(seen.maps))
         )
-        inside = mass_mask(maps, MASK).sum(axis=(-2, -1))
+        kept = kept_counts(maps, np.linspace(0, 1, KEEP_STEPS))
         self.scores = np.take_along_axis(scores, best, axis=-1)
         self.top = _best(self.top, places, best)
         self.peak = _best(self.peak, peak, best)
-        self.inside = _best(self.inside, inside.astype(np.int32), best)
+        self.kept = _best(self.kept, kept.astype(np.int32), best[..., None])
         self.codes = _best(self.codes, codes, best[..., None, None])
 
     def _even(self) -> dict[str, float]:

@@ -1,10 +1,12 @@
 """The head atlas: numbers against the whole softmax, images that excite against all of them."""
 
+import io
 import json
 import math
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +16,18 @@ from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery, build
 from dino_core.gallery import atlas_building as building
-from dino_core.gallery.atlas import BINS, KEPT, STATISTICS, Atlas, drawn
+from dino_core.gallery.atlas import (
+    BINS,
+    KEPT,
+    STATISTICS,
+    Atlas,
+    _photo,
+    commonest,
+    excited,
+    in_words,
+)
 from dino_core.gallery.atlas_building import build_atlas, lattice, measured, seconds_per_image
+from dino_core.lenses import LensPayload
 from dino_core.models import Model, ModelInfo, create_backbone
 
 SIDE = 40  # pixels: 5 x 5 patches of 8
@@ -162,15 +174,17 @@ def test_the_most_excited_images_are_kept_with_their_maps(made):
     for layer, head in np.ndindex(2, 3):
         rows = [gallery.row(atlas.ids[at]) for at in atlas.top[layer, head]]
         assert len(set(rows)) == KEPT
+        payload = LensPayload.from_bytes(atlas.payload(layer, head))
+        assert payload.codes.shape == (1, KEPT, 5, 5) and payload.image_size == (SIDE, SIDE)
         best = np.sort(excitement[:, layer, head])[::-1][:KEPT]
         assert np.allclose(atlas.scores[layer, head], best, atol=1e-6)
         assert np.allclose(excitement[rows, layer, head], best, atol=1e-6)
         for place, row in enumerate(rows):
-            true, kept = found.maps[row, layer, head], atlas.map(layer, head, place)
-            apart = np.sqrt(kept / kept.max()) - np.sqrt(true / true.max())
+            true, drawn = found.maps[row, layer, head], payload.maps()[0, place]
+            apart = np.sqrt(drawn / drawn.max()) - np.sqrt(true / true.max())
             assert abs(apart).max() <= 0.51 / 255 + 1e-4
             falling = np.sort(true.ravel())[::-1].cumsum() / true.sum()
-            assert atlas.inside[layer, head, place] == (falling < 0.6).sum() + 1
+            assert payload.kept[0, place, 12] == (falling < 0.6).sum() + 1
 
 
 def test_masks_are_cut_as_the_images_are(made, seer, monkeypatch):
@@ -192,29 +206,28 @@ def test_it_is_read_back_as_it_was_written(made):
     there = Atlas.read(gallery)
     assert there.info.arrays.startswith("atlas-") and there.is_current(gallery)
     assert there.ids == atlas.ids and there.info.even == atlas.info.even
-    for name in ("top", "scores", "codes", "peak", "inside"):
+    for name in ("top", "scores", "codes", "peak", "kept"):
         assert np.array_equal(getattr(there, name), getattr(atlas, name))
     for name in STATISTICS:
         assert np.array_equal(there.mean[name], atlas.mean[name])
         assert np.array_equal(there.counts[name], atlas.counts[name])
 
 
-def test_it_is_drawn_without_the_model_and_without_the_file(made, tmp_path):
+def test_images_are_shown_without_the_model_and_named_without_their_files(made):
     gallery, atlas, _ = made
-    found = drawn(gallery, atlas, 1, 2, side=64)
+    found = excited(gallery, atlas, 1, 2, side=64)
     assert [one.id for one in found] == [atlas.ids[at] for at in atlas.top[1, 2]]
     assert all(gallery.images["id"][one.row] == one.id for one in found)
-    assert found[0].picture[:3] == found[0].photo[:3] == b"\xff\xd8\xff"
+    assert Image.open(io.BytesIO(found[0].photo)).size == (64, 64)
     moved = Gallery(gallery.path, gallery.info)
     moved.images = gallery.images.assign(path="nowhere.png")
-    gone = drawn(moved, atlas, 1, 2, side=64)
-    assert all(one.photo is None and one.picture != found[0].picture for one in gone)
+    gone = excited(moved, atlas, 1, 2, side=64)
+    assert [one.id for one in gone] == [one.id for one in found]
+    assert all(one.photo is None for one in gone)
 
 
-def test_the_photo_under_a_map_is_the_cut_that_the_model_saw(seer, tmp_path):
-    """Left of the cut all is black, right of it white: the drawing's square has neither."""
-    from dino_core.gallery.atlas import _photo
-
+def test_a_photo_is_the_square_that_the_model_saw(seer, tmp_path):
+    """Left of the square all is black, right of it white: it has neither."""
     image = np.full((100, 300, 3), 127, np.uint8)
     share = 224 / 256
     image[:, : int(150 - 50 * share)] = 0
@@ -224,9 +237,21 @@ def test_the_photo_under_a_map_is_the_cut_that_the_model_saw(seer, tmp_path):
     for name in "ab":
         Image.fromarray(image).save(folder / f"{name}.png")
     gallery = build(seer, open_source(str(folder)), tmp_path / "gallery", maps=())
-    square = _photo(gallery, 0, 100, share)
+    square = np.asarray(Image.open(io.BytesIO(_photo(gallery, 0, 100, share))))
     assert square.shape == (100, 100, 3)
-    assert abs(square[:, 3:-3].astype(int) - 127).max() <= 8
+    assert abs(square[:, 4:-4].astype(int) - 127).max() <= 8
+
+
+def test_times_are_told_in_words():
+    assert in_words(1) == "about 5 seconds"
+    assert in_words(43) == "about 45 seconds"
+    assert in_words(100) == "about 2 minutes"
+    assert in_words(7300) == "about 2 hours"
+
+
+def test_the_commonest_label_is_named():
+    assert commonest(pd.Series(["b", None, "a", "b", "a"])) == ("a", 2)
+    assert commonest(pd.Series([None, None])) == ("", 0)
 
 
 # -- what is refused --------------------------------------------------------------------------
@@ -303,7 +328,8 @@ def test_images_that_are_gone_are_left_out(made, seer, tmp_path, monkeypatch):
     assert (atlas.info.asked, atlas.info.images) == (10, 8)
     assert (atlas.top[..., 8:] == -1).all() and (atlas.scores[..., 8:] == 0).all()
     assert set(atlas.ids) == {f"scenes/{row:06d}" for row in range(32, 40)}
-    assert len(drawn(gallery, atlas, 0, 0, side=32)) == 8
+    assert len(excited(gallery, atlas, 0, 0, side=32)) == 8
+    assert LensPayload.from_bytes(atlas.payload(0, 0)).codes.shape[:2] == (1, 8)
     gallery.images["path"] = "nowhere.png"
     with pytest.raises(UserError, match="none of its images can be read"):
         build_atlas(gallery, seer)
