@@ -30,7 +30,8 @@ from dino_core.data import BadImage, Source
 from dino_core.files import whole_folder, write_json
 from dino_core.lenses import LensPayload, look
 from dino_core.lenses.tokens import read_tokens
-from dino_core.measures import knn_accuracy, neighbor_consistency, rankme
+from dino_core.measures import knn_accuracy, neighbor_consistency
+from dino_core.measures.rankme import rankme
 from dino_core.models import Model
 from dino_core.models.preprocess import preprocess
 from dino_core.rng import permutation

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dino_core.measures import rankme
+from dino_core.measures.rankme import rankme
 from dino_core.training.parallel import summed
 from dino_core.training.step import StepMetrics, StepSettings
 
