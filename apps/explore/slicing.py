@@ -125,9 +125,20 @@ def _map_of(
     codes = np.full(count, 2, np.uint8)
     codes[rows_a], codes[rows_b] = 0, 1
     message = state.selection_message() | {"shown": []}
+    sizes = [("A", len(rows_a)), ("B", len(rows_b))]
+    if count > len(rows_a) + len(rows_b):
+        sizes.append(("neither", count - len(rows_a) - len(rows_b)))
+    if not polygons:
+        address.put(shown=None)  # a click in this legend means no code of a column
     return {
         "codes": publish(codes),
-        "legend": {"title": "A and B", "kind": "categories", "entries": [], "low": 0, "high": 0},
+        "legend": {
+            "title": "Slices",
+            "kind": "categories",
+            "entries": sizes,
+            "low": 0,
+            "high": 0,
+        },
         "colors": {
             "light": [A_LIGHT, B_LIGHT, NEITHER[0]],
             "dark": [A_DARK, B_DARK, NEITHER[1]],

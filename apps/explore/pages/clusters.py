@@ -107,16 +107,23 @@ def _form(here: Here, key: str) -> None:
     )  # fmt: skip
     if how == "HDBSCAN":
         maps = mapping.maps(_opened(here))
-        on = st.selectbox("Of the map", maps, format_func=str.upper, key=f"map {key}")
+        st.selectbox("Of the map", maps, format_func=str.upper, key=f"map {key}")
         fewest = min(max(5, count // 100), count)
-        size = st.number_input("At least so many images each", 2, count, fewest, key=f"size {key}")
-        action: tuple[Any, ...] = ("hdbscan", on, int(size))
+        st.number_input("At least so many images each", 2, count, fewest, key=f"size {key}")
     else:
         most = min(clusters.MOST_CLUSTERS, count)
         usual = min(max(2, len(here.gallery.info.classes) or 12), most)
-        k = st.number_input("Clusters", 2, most, usual, key=f"k {key}")
-        action = ("kmeans", int(k))
-    st.button("Make clusters", type="primary", on_click=_begin, args=(action,), key=f"make {key}")
+        st.number_input("Clusters", 2, most, usual, key=f"k {key}")
+    st.button("Make clusters", type="primary", on_click=_make, args=(key,), key=f"make {key}")
+
+
+def _make(key: str) -> None:
+    """What the form says now: what was typed last arrives together with the click."""
+    form = st.session_state
+    if form[f"how {key}"] == "HDBSCAN":
+        _begin(("hdbscan", form[f"map {key}"], int(form[f"size {key}"])))
+    else:
+        _begin(("kmeans", int(form[f"k {key}"])))
 
 
 def _begin(action: tuple[Any, ...]) -> None:
@@ -425,9 +432,11 @@ def _tools(
             )  # fmt: skip
         if one.size > 1:
             with st.popover("Split", icon=":material/call_split:"):
-                parts = st.number_input("Into", 2, min(one.size, 50), 2, key=f"split {at}")
-                action = ("split", clustering.name, one.number, int(parts))
-                st.button("Split", on_click=_begin, args=(action,), type="primary")
+                st.number_input("Into", 2, min(one.size, 50), 2, key=f"split {at}")
+                st.button(
+                    "Split", on_click=_split, args=(clustering.name, one.number, f"split {at}"),
+                    type="primary",
+                )  # fmt: skip
         st.button(
             "Compare", icon=":material/compare_arrows:", on_click=address.change,
             kwargs={"tab": "slices", "a": f"{CLUSTER}{clustering.name}/{one.number}", "b": "rest"},
@@ -439,6 +448,10 @@ def _tag(here: Here, one: Cluster, key: str) -> None:
     _do(Notes(here.gallery.path).tag, ids.tolist(), st.session_state[key])
     if SAID not in st.session_state:
         st.toast(f"{one.size:,} images are tagged")
+
+
+def _split(name: str, number: int, key: str) -> None:
+    _begin(("split", name, number, int(st.session_state[key])))
 
 
 def _merge(here: Here, name: str, number: int, key: str) -> None:
