@@ -88,6 +88,8 @@ def match_tables(first: pd.DataFrame, second: pd.DataFrame) -> Match:
     First by id, unless the contents are known to differ; then, among the rest, by content. Of
     copies within a gallery each is matched by its own id, else only the first by content.
     """
+    if _alike(first, second):  # two models on one folder, the usual case: nothing to look up
+        return Match(np.arange(len(first)), np.arange(len(second)))
     left, right = _there(first), _there(second)
     # By id.
     at = pd.Index(right["id"]).get_indexer(left["id"])
@@ -392,14 +394,32 @@ def _there(table: pd.DataFrame) -> pd.DataFrame:
     return some.drop_duplicates("id").reset_index(drop=True)
 
 
+def _alike(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether both tables are of the same images in the same order, none of them gone."""
+    if len(first) != len(second) or first["gone"].any() or second["gone"].any():
+        return False
+    return all(
+        (first[name].reset_index(drop=True) == second[name].reset_index(drop=True)).all()
+        for name in ("id", "content_hash")
+    )
+
+
 def _rest(table: pd.DataFrame, matched: np.ndarray) -> pd.Series:
     """The contents of what is not matched yet, each once, by place in the table."""
-    return table["content_hash"].drop(matched).dropna().drop_duplicates()
+    return _not_at(table["content_hash"], matched).dropna().drop_duplicates()
+
+
+def _not_at(values: pd.Series, places: np.ndarray) -> pd.Series:
+    left = np.ones(len(values), bool)
+    left[places] = False
+    return values[left]
 
 
 def _copies(table: pd.DataFrame, other: pd.DataFrame, matched: np.ndarray) -> int:
     """How many images that are not matched have a picture that the other gallery has."""
-    left = table["content_hash"].drop(matched).dropna()
+    left = _not_at(table["content_hash"], matched).dropna()
+    if left.empty:
+        return 0
     return int(left.isin(other["content_hash"]).sum())
 
 

@@ -158,3 +158,33 @@ def test_the_share_of_neighbors_that_two_graphs_have_in_common():
     first = np.array([[1, 2, 3], [4, 5, 6], [0, 1, 2]])
     second = np.array([[3, 2, 1], [6, 7, 8], [5, 6, 7]])
     assert shared_share(first, second).tolist() == pytest.approx([1, 1 / 5, 0])
+
+
+@pytest.mark.soak
+def test_neighbors_are_kept_as_well_as_by_aligned_umap_and_images_wander_less():
+    """umap-learn's `AlignedUMAP` on the same features, the second set a noisy copy of the first."""
+    from umap import AlignedUMAP
+
+    count, noise = 800, np.random.default_rng(5).standard_normal((800, 24))
+    features = [groups(count, of=20), groups(count, of=20) + 0.06 * noise.astype(np.float32)]
+    distances = [np.sqrt(((one[:, None] - one) ** 2).sum(axis=2)) for one in features]
+    theirs = AlignedUMAP(metric="precomputed", random_state=42)
+    theirs.fit(distances, relations=[{row: row for row in range(count)}])
+
+    def kept(maps: list[np.ndarray]) -> float:
+        shares = []
+        for array, xy in zip(features, maps, strict=True):
+            unit = array / np.linalg.norm(array, axis=1, keepdims=True)
+            near = np.argsort(-(unit @ unit.T), axis=1)[:, 1:16]
+            on_map = np.argsort(np.linalg.norm(xy[:, None] - xy, axis=2), axis=1)[:, 1:16]
+            shares += [len({*a} & {*b}) / 15 for a, b in zip(near, on_map, strict=True)]
+        return float(np.mean(shares))
+
+    def wandered(maps: list[np.ndarray]) -> float:
+        return float(np.median(distance(*maps)) / np.sqrt(maps[0].var(axis=0).sum()))
+
+    ours, others = aligned_maps(features), [np.array(one) for one in theirs.embeddings_]
+    print(f"kept {kept(ours):.3f} {kept(others):.3f}, wandered {wandered(ours):.3f} ", end="")
+    print(f"{wandered(others):.3f}")
+    assert kept(ours) > kept(others) - 0.02
+    assert wandered(ours) < wandered(others)
