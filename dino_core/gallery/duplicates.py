@@ -48,6 +48,12 @@ class Groups:
     weakest: np.ndarray  # float32 [G], the link without which it would fall apart
     equal: np.ndarray  # bool [G], all its files are equal
 
+    @classmethod
+    def none(cls) -> "Groups":
+        """No groups."""
+        rows, starts = np.empty(0, np.int64), np.zeros(1, np.int64)
+        return cls(rows, starts, np.empty(0, np.float32), np.empty(0, bool))
+
     def __len__(self) -> int:
         return len(self.weakest)
 
@@ -269,7 +275,7 @@ def _components(links_L2: np.ndarray, strengths_L: np.ndarray, hashes_N: np.ndar
     """Groups that links hold together, by their weakest links, the strongest first."""
     rows = np.unique(links_L2).astype(np.int64)
     if len(rows) == 0:
-        return Groups(rows, np.zeros(1, np.int64), np.empty(0, np.float32), np.empty(0, bool))
+        return Groups.none()
     local_L2 = np.searchsorted(rows, links_L2)
     graph = coo_array((np.ones(len(local_L2), bool), tuple(local_L2.T)), (len(rows), len(rows)))
     count, of_row = connected_components(graph, directed=False)

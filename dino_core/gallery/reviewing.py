@@ -21,9 +21,20 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dino_core.gallery.agreement import UNLABELED, Votes
-from dino_core.gallery.duplicates import NO_CODE, Groups, leaked, to_remove
+from dino_core.gallery.agreement import UNLABELED, Votes, count_votes
+from dino_core.gallery.duplicates import (
+    NO_CODE,
+    Alike,
+    Groups,
+    codes_of,
+    leaked,
+    spans,
+    to_remove,
+)
 from dino_core.gallery.notes import Notes, Review
+from dino_core.gallery.opened import Gallery
+from dino_core.gallery.progress import Progress, silent
+from dino_core.gallery.suspects import Suspects, disagreements, outliers
 
 LEAK, DUPLICATE, LABEL, OUTLIER = "leak", "duplicate", "label", "outlier"
 REASONS = (LEAK, DUPLICATE, LABEL, OUTLIER)  # the weightiest first
@@ -69,7 +80,7 @@ class Queue:
         table = pd.concat(parts, ignore_index=True).drop_duplicates("row", ignore_index=True)
         return cls(*(table[name].to_numpy() for name in table.columns))
 
-    def where(self, chosen_Q: np.ndarray) -> "Queue":
+    def where(self, chosen_Q: np.ndarray | slice) -> "Queue":
         """Some of the entries: bool [Q], places or a slice."""
         return Queue(
             self.rows[chosen_Q],
@@ -159,3 +170,80 @@ def follow_suggestions(notes: Notes, ids: Sequence[str], queue: Queue) -> Undo:
     for (decision, label), those in same.items():
         notes.review(those, decision, label)
     return Undo({ids[place]: None for place in open_Q})
+
+
+# -- everything of one gallery ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is computed once for a gallery, for any thresholds."""
+
+    alike: Alike
+    alone: Suspects
+    doubtful: Suspects
+    votes: Votes
+
+    @classmethod
+    def of(cls, gallery: Gallery, progress: Progress = silent) -> "Findings":
+        """Read it off the stored neighbor graph."""
+        alike = Alike.of(gallery, progress)
+        votes = count_votes(*gallery.neighbors(), gallery.images["label"], progress=progress)
+        gone_N = gallery.images["gone"].to_numpy(bool)
+        return cls(alike, outliers(gallery), disagreements(votes, gone_N), votes)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The duplicates at one threshold."""
+
+    threshold: float
+    groups: Groups
+    leaks: Groups  # those of more than one split
+    conflicts: int  # how many have images with different labels
+
+    @classmethod
+    def at(cls, alike: Alike, threshold: float, images: pd.DataFrame) -> "Grouped":
+        """Group the images that are at least this alike."""
+        groups = alike.groups(threshold)
+        leaks = groups.where(spans(groups, codes_of(images["split"])) > 1)
+        conflicts = int((spans(groups, codes_of(images["label"])) > 1).sum())
+        return cls(threshold, groups, leaks, conflicts)
+
+
+def why(
+    queue: Queue, place: int, grouped: Grouped, findings: Findings, images: pd.DataFrame
+) -> str:
+    """In a few words, why an image stands in the queue."""
+    row, reason = int(queue.rows[place]), queue.reasons[place]
+    if reason in (LEAK, DUPLICATE):
+        groups, group = members(queue, place, grouped)
+        others = groups.rows_of(group)
+        others = others[others != row]
+        if reason == LEAK:
+            splits = images["split"].iloc[others]
+            elsewhere = (splits.notna() & (splits != images["split"].iat[row])).to_numpy(bool)
+            names = ", ".join(dict.fromkeys(map(str, splits[elsewhere])))
+            return f"also in {names}: {_short(images, others[elsewhere])}"
+        how = "an equal file" if groups.equal[group] else f"alike ({groups.weakest[group]:.4f})"
+        return f"{how}: {_short(images, others)}"
+    votes = findings.votes
+    if reason == LABEL:
+        share, own = float(votes.winner_share[row]), float(votes.own[row])
+        return f"neighbors vote {votes.names[votes.winner[row]]} {share:.0%}, its own {own:.0%}"
+    if reason == OUTLIER:
+        at = int(np.flatnonzero(findings.alone.rows == row)[0])
+        value = float(findings.alone.values[at])
+        return f"{value:.4f} to its nearest, half are above {findings.alone.high:.4f}"
+    return ""
+
+
+def members(queue: Queue, place: int, grouped: Grouped) -> tuple[Groups, int]:
+    """The groups that an entry's group is one of, and which."""
+    groups = grouped.leaks if queue.reasons[place] == LEAK else grouped.groups
+    return groups, int(queue.groups[place])
+
+
+def _short(images: pd.DataFrame, rows: np.ndarray) -> str:
+    name = str(images["id"].iat[int(rows[0])]).rsplit("/", 1)[-1]
+    return name if len(rows) == 1 else f"{name} and {len(rows) - 1:,} more"
