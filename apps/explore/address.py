@@ -156,6 +156,7 @@ def slider(
     key, kind = _key(name), type(default)
     if not low <= st.session_state.get(key, low - 1) <= high:
         st.session_state[key] = min(max(_number(get(name), kind, default), low), high)
+    _say_again(key)
     if low >= high:  # Streamlit refuses a slider without room
         return default
     value = st.slider(label, low, high, key=key, step=step, **how)
@@ -168,6 +169,7 @@ def toggle(label: str, name: str, *, default: bool = False, **how: Any) -> bool:
     key = _key(name)
     if key not in st.session_state:
         st.session_state[key] = {"yes": True, "no": False}.get(get(name) or "", default)
+    _say_again(key)
     value = st.toggle(label, key=key, **how)
     put(**{name: None if value == default else ("yes" if value else "no")})
     return value
@@ -192,6 +194,7 @@ def several(
     if any(value not in options for value in st.session_state.get(key, [None])):
         wanted = [unquote(part) for part in (get(name) or "").split(",")]
         st.session_state[key] = [known[part] for part in wanted if part in known]
+    _say_again(key)
     values = st.multiselect(label, options, key=key, format_func=format_func, **how)
     put(**{name: ",".join(quote(str(value), safe="") for value in values) or None})
     return values
@@ -204,7 +207,15 @@ def _chosen(name: str, options: Sequence[Any], default: Any) -> tuple[str, Any]:
     if st.session_state.get(key) not in options:
         known = {str(option): option for option in options}
         st.session_state[key] = known.get(get(name) or "", default)
+    _say_again(key)
     return key, default
+
+
+def _say_again(key: str) -> None:
+    """Send a widget its value with this run too: the run that sent it first may have been cut off
+    by a click before it reached the browser, which would then answer with a value of its own.
+    """
+    st.session_state[key] = st.session_state[key]
 
 
 def _number(text: str | None, kind: type, default: float) -> float:
