@@ -62,8 +62,9 @@ def first(root: Path, model: str, *, empty: bool) -> None:
 def progress(root: Path) -> None:
     """A bar for every build under the root that is running, whoever started it."""
     running = _running(root)
-    if running or st.session_state.get("awaited"):
-        _bars(str(root), tuple(path.name for path in running))
+    with st.container(key="making"):  # always there, so that nothing below moves to another place
+        if running or st.session_state.get("awaited"):
+            _bars(str(root), tuple(path.name for path in running))
 
 
 @st.fragment(run_every=1.0)

@@ -107,7 +107,7 @@ def how_made(info: GalleryInfo) -> list[str]:
             )
         if made.get("placed_since"):
             said.append(
-                f"on the map {name} {made['placed_since']:,} images were placed by their neighbors "
+                f"{made['placed_since']:,} images were placed on the map {name} by their neighbors "
                 "since it was drawn"
             )
     return said

@@ -110,7 +110,7 @@ def test_open_to_the_network_a_build_needs_the_token(run, tmp_path, monkeypatch)
     assert "Starting a build from this page is off" in said(closed)
     assert not [field for field in closed.text_input if field.label == "Your folder"]
 
-    page = run("--token", "sesame", host="0.0.0.0")
+    page = run("--token", "sesame", "--data-root", str(tmp_path), host="0.0.0.0")
     folder, token = page.text_input[-2:]
     folder.set_value("photos")
     token.set_value("wrong")
@@ -124,6 +124,8 @@ def test_open_to_the_network_a_build_needs_the_token(run, tmp_path, monkeypatch)
 def test_a_build_is_started_where_the_folder_says(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(making, "start_build", lambda *args, **kwargs: started.append(args))
+    monkeypatch.setattr(making, "options", options.Options)
+    monkeypatch.setattr(making, "host", lambda: "127.0.0.1")
     with pytest.raises(UserError, match="Name a folder"):
         making.start(tmp_path, "starter", "")
     with pytest.raises(UserError, match="nowhere: no such folder"):

@@ -188,7 +188,7 @@ def test_a_few_new_images_are_placed_by_their_neighbors_and_the_rest_stay(
         np.testing.assert_allclose(frame[["x", "y"]].iloc[row], sums / weights, rtol=1e-4)
     assert new.info.maps["umap"]["placed_since"] == 2
     assert new.news == "1 added, 0 gone, 1 changed"
-    assert "map umap 2 images were placed by their neighbors since" in how_made(new.info)[0]
+    assert "2 images were placed on the map umap by their neighbors since" in how_made(new.info)[0]
 
 
 def test_beyond_a_tenth_or_when_asked_the_map_is_drawn_anew(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dino_core import catalog
 from dino_core.catalog.entries import check_named, model_title
@@ -22,6 +23,7 @@ from dino_core.gallery.folders import Subfolder, is_within, subfolders
 from dino_core.gallery.jobs import start_map
 from dino_core.gallery.listing import asked_for
 from dino_core.gallery.manifest import how_made, said_of_update
+from dino_core.gallery.maps import UmapSettings
 from dino_core.serving import is_loopback
 from explore import address, making
 from explore.here import Here
@@ -45,7 +47,7 @@ def show(here: Here) -> None:
     left, right = st.columns([1.55, 1], gap="medium")
     with left:
         _list(here, entries)
-    with right, st.container(key="gallery_panel"):
+    with right, st.container(key="gallery_panel", gap="small"):
         if chosen is None:
             _new(here)
         else:
@@ -97,7 +99,7 @@ def _card(entry: GalleryEntry) -> None:
     with st.container(key=key, horizontal=True, vertical_alignment="center", gap="small"):
         state, sentence = _standing(entry)
         badge = f"<span class='badge {state.replace(' ', '_')}'>{state}</span>" if state else ""
-        problem = f"<p class='warning'>{html.escape(sentence)}</p>" if sentence else ""
+        problem = f"<p class='warning'>{_marked(sentence)}</p>" if sentence else ""
         st.html(
             f"<h3>{html.escape(entry.name)} {badge}</h3>"
             f"<p class='facts'>{html.escape(' · '.join(_facts(entry)))}</p>{problem}"
@@ -134,6 +136,12 @@ def _short(sentence: str, path: Path) -> str:
     return sentence.replace(f"{path}: ", f"{path.name}: ", 1)
 
 
+def _marked(sentence: str) -> str:
+    """A sentence as HTML, its commands as such."""
+    parts = html.escape(sentence).split("`")
+    return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
+
+
 def _facts(entry: GalleryEntry) -> list[str]:
     info = entry.info
     if info is None:
@@ -168,13 +176,13 @@ def _manage(here: Here, entry: GalleryEntry) -> None:
         )
         return
     if status["state"] in ("failed", "dead", "stopped") and status["message"]:
-        st.html(f"<p class='warning'>{html.escape(status['message'])}</p>")
+        st.html(f"<p class='warning'>{_marked(status['message'])}</p>")
     gallery = None
     try:
         gallery = Gallery.open(entry.path)
     except UserError as error:
         if entry.state == "whole" or entry.message != status["message"]:
-            st.html(f"<p class='warning'>{html.escape(_short(str(error), entry.path))}</p>")
+            st.html(f"<p class='warning'>{_marked(_short(str(error), entry.path))}</p>")
     if gallery is None:
         _go_on(here, entry)
     else:
@@ -202,12 +210,11 @@ def _about(here: Here, gallery: Gallery) -> None:
     facts += [("Notes", f"{lost.notes:,}")]
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts)
     st.html(f"<dl class='about'>{rows}</dl>")
-    said = how_made(info)
-    if said:
-        st.html(f"<p class='facts'>{html.escape('; '.join(said))}.</p>")
+    for sentence in how_made(info):
+        st.html(f"<p class='facts'>{html.escape(sentence[0].upper() + sentence[1:])}.</p>")
     for problem in [*gallery.problems(), _model_gone(here.root, info.model)]:
         if problem:
-            st.html(f"<p class='warning'>{html.escape(_short(problem, gallery.path))}</p>")
+            st.html(f"<p class='warning'>{_marked(_short(problem, gallery.path))}</p>")
 
 
 def _model_gone(root: Path, model: str) -> str:
@@ -221,14 +228,15 @@ def _model_gone(root: Path, model: str) -> str:
 def _update(here: Here, gallery: Gallery) -> None:
     """Images that came, went or changed; damaged files; a folder that was moved."""
     info = gallery.info
-    st.html(
-        "<h3>Update</h3><p class='facts'>Adds new images, drops gone ones, computes changed ones "
-        "again, and mends damaged files. All else is kept.</p>"
-    )
     data = ""
     if gallery.images_missing():
         data = st.text_input("The images are now in", placeholder="/new/place/of/photos")
-    _button("Update", "update", lambda: _start_update(here, gallery, data.strip() or info.data))
+    with _row("update_row"):
+        st.html(
+            "<h3>Update</h3><p class='facts'>Adds new images, drops gone ones, computes changed "
+            "ones again, and mends damaged files. All else is kept.</p>"
+        )
+        _button("Update", "update", lambda: _start_update(here, gallery, data.strip() or info.data))
 
 
 def _start_update(here: Here, gallery: Gallery, data: str) -> None:
@@ -240,22 +248,25 @@ def _start_update(here: Here, gallery: Gallery, data: str) -> None:
 def _maps(here: Here, gallery: Gallery) -> None:
     """The maps there are, and one more of other settings."""
     st.html("<h3>Maps</h3>")
-    for name, made in gallery.info.maps.items():
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    for place, (name, made) in enumerate(gallery.info.maps.items()):
+        with _row(f"map_row_{place}"):
             st.html(f"<p class='facts'><b>{html.escape(name)}</b> {_how(made)}</p>")
             if made.get("placed_since"):
                 _button("Draw anew", f"anew {name}", partial(_draw, here, gallery, name))
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         neighbors = address.slider("Neighbors", "neighbors", 2, MOST_NEIGHBORS, 15)
         distance = address.slider("Distance", "distance", 0.0, 1.0, 0.1, step=0.05)
-    st.html(
-        "<p class='facts'>Few neighbors show small groups, many the whole. A small distance packs "
-        "groups, a large one spreads them.</p>"
-    )
-    _button(
-        "Draw a map of these", "draw",
-        lambda: start_map(gallery.path, neighbors, distance, root=here.root),
-    )  # fmt: skip
+    distance = round(distance, 2)
+    there = UmapSettings(neighbors, distance).name in gallery.info.maps
+    with _row("draw_row"):
+        st.html(
+            "<p class='facts'>Few neighbors show small groups, many the whole. A small distance "
+            "packs groups, a large one spreads them.</p>"
+        )
+        _button(
+            "There is one of these" if there else "Draw a map of these", "draw",
+            lambda: start_map(gallery.path, neighbors, distance, root=here.root), disabled=there,
+        )  # fmt: skip
 
 
 def _draw(here: Here, gallery: Gallery, name: str) -> None:
@@ -283,14 +294,15 @@ def _patches(here: Here, gallery: Gallery) -> None:
         if held
         else (f"With {PATCHES} patches of each image held as well, a click on an eye finds eyes.")
     )
-    st.html(f"<h3>Parts of images</h3><p class='facts'>{text}</p>")
-    if not held:
-        info = gallery.info
-        words = (info.model, info.data, gallery.path)
-        _button(
-            "Hold patches", "hold patches",
-            lambda: start_build(*words, root=here.root, patches=PATCHES),
-        )  # fmt: skip
+    info = gallery.info
+    words = (info.model, info.data, gallery.path)
+    with _row("patches_row"):
+        st.html(f"<h3>Parts of images</h3><p class='facts'>{text}</p>")
+        if not held:
+            _button(
+                "Hold patches", "hold patches",
+                lambda: start_build(*words, root=here.root, patches=PATCHES),
+            )  # fmt: skip
 
 
 def _go_on(here: Here, entry: GalleryEntry) -> None:
@@ -300,14 +312,15 @@ def _go_on(here: Here, entry: GalleryEntry) -> None:
         st.html("<p class='facts'>Nothing in it says what it was to be made of.</p>")
         return
     model, data = asked
-    again = entry.state == "damaged"
+    again, redo = entry.state != "half made", entry.state == "damaged"
     st.html(
         f"<p class='facts'>Of <code>{html.escape(data)}</code>, seen by "
-        f"<code>{html.escape(model)}</code>. What was computed is kept.</p>"
+        f"<code>{html.escape(model)}</code>."
+        f"{' What people added is kept.' if again else ' What was computed is kept.'}</p>"
     )
     _button(
         "Build it again" if again else "Go on", "go on",
-        lambda: start_build(model, data, entry.path, root=here.root, redo=again), type="primary",
+        lambda: start_build(model, data, entry.path, root=here.root, redo=redo), type="primary",
     )  # fmt: skip
 
 
@@ -329,6 +342,13 @@ def _delete_now(here: Here, entry: GalleryEntry) -> None:
     address.change(about=None)
     if address.get("gallery") == entry.name:
         address.change(gallery=None)
+
+
+def _row(key: str) -> DeltaGenerator:
+    """A line of the panel: words, and a button at its end."""
+    return st.container(
+        key=f"panel_{key}", horizontal=True, vertical_alignment="center", gap="small"
+    )
 
 
 def _button(
