@@ -1,4 +1,4 @@
-"""The map's panel for many images, without a browser: what it says, tags, exports, who may."""
+"""The map's panel for many images: what it says, tags, exports, who may."""
 
 import re
 import time
@@ -11,7 +11,42 @@ from explore import options, selected
 from streamlit.testing.v1 import AppTest
 
 from dino_core.gallery import Gallery
+from dino_core.gallery.exporting import as_csv, table
 from dino_core.gallery.notes import Notes
+from dino_core.gallery.selection import color_by
+
+
+def test_tag_a_selection_take_it_home_find_it_again(
+    explorer: Any, page: Any, make_gallery: Any
+) -> None:
+    address, root = explorer
+    gallery = Gallery.open(make_gallery(root / "galleries" / "picked", "scenes:40"))
+    coloring = color_by(gallery.images["label"])
+    rows = np.flatnonzero(coloring.codes < 2)
+    page.goto(f"{address}?gallery=picked&shown=0,1")
+    page.get_by_text(f"{len(rows)} selected").first.wait_for()
+
+    page.get_by_role("button", name="Tag", exact=True).click()
+    page.get_by_placeholder("to label").fill("two kinds")
+    page.get_by_role("button", name=f"Tag {len(rows)} images").click()
+    page.get_by_text(f"Tagged {len(rows)}: two kinds").wait_for()
+    assert Notes(gallery.path).tags() == {"two kinds": gallery.images["id"].iloc[rows].tolist()}
+    page.keyboard.press("Escape")
+
+    page.get_by_role("button", name="Export").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Table (CSV)").click()
+    assert download.value.suggested_filename == f"picked-{len(rows)}.csv"
+    assert Path(download.value.path()).read_bytes() == as_csv(table(gallery, rows))
+    page.keyboard.press("Escape")
+
+    page.goto(f"{address}?gallery=picked")
+    page.get_by_role("button", name=f"two kinds · {len(rows)}").click()
+    page.wait_for_url(re.compile("color=tag"))
+    page.get_by_text(f"{len(rows)} selected").first.wait_for()
+
+
+# -- without a browser ------------------------------------------------------------------------
 
 
 def script(root: str, name: str, picked: str, count: int) -> None:
