@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from dino_core.augment import PhotometricBatch, crop_views, photometric, plan_views
 from dino_core.augment.sheet import visible
 from dino_core.data import BadImage, Source
-from dino_core.files import whole_folder, write_json
+from dino_core.files import read_json, whole_folder, write_json
 from dino_core.lenses import LensPayload, look
 from dino_core.lenses.tokens import read_tokens
 from dino_core.measures import knn_accuracy, neighbor_consistency
@@ -169,9 +169,9 @@ class Examiner:
 
     def _keep(self, model: Model, features_ND: Tensor, quality: Quality) -> None:
         probes = self.run.path / "probes"
-        shown = self.held_out[: self.recipe.quality.probes]
         if not (probes / "held_out.json").is_file():
             write_json(probes / "held_out.json", self._described())
+        shown = self.held_out[self._shown(read_json(probes / "held_out.json"))]
         if not (probes / "images").is_dir():
             with whole_folder(probes / "images") as aside:
                 for i, image in self._readable(shown):
@@ -190,9 +190,17 @@ class Examiner:
                 for i, scores_hwC in zip(images, principal(patches), strict=True):
                     np.save(aside / f"patches-{i}.npy", scores_hwC)
 
+    def _shown(self, described: dict[str, Any]) -> list[int]:
+        """Places of the fixed images in the slice. Older runs took the first: theirs stay."""
+        first = list(range(min(self.recipe.quality.probes, len(self.held_out))))
+        return [int(place) for place in described.get("shown", first)]
+
     def _described(self) -> dict[str, Any]:
         labels = self.source.labels
+        count = len(self.held_out)  # in the order of the data, so by folder: take some of each
+        shown = np.linspace(0, count - 1, min(self.recipe.quality.probes, count)).round()
         return {
+            "shown": shown.astype(int).tolist(),
             "ids": [self.source.ids[int(i)] for i in self.held_out],
             "labels": None if labels is None else labels[self.held_out].tolist(),
             "classes": self.source.classes,

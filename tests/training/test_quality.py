@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from sklearn.decomposition import PCA
 
 from dino_core.data import open_source
+from dino_core.files import write_json
 from dino_core.lenses import LensPayload, look
 from dino_core.lenses.tokens import read_tokens
 from dino_core.models import load_model
@@ -62,6 +64,7 @@ def test_probes_tell_the_history_without_a_model(run, recipe, pictures):
     chosen = split(recipe, len(source)).held_out
     assert held_out["ids"] == [source.ids[i] for i in chosen]
     assert held_out["classes"] == source.classes
+    assert held_out["shown"] == [0, 15], "far apart: neighbors in a folder are of one class"
     for step in (0, 6, 12):
         folder = probes / f"step-{step:08d}"
         features = np.load(folder / "features.npy")
@@ -90,6 +93,19 @@ def test_patches_are_kept_along_directions_that_the_images_share(run):
     ours = np.concatenate([one.reshape(-1, 8) for one in kept]).astype(float)
     signs = np.sign((ours * expected).sum(axis=0))
     np.testing.assert_allclose(ours * signs, expected, atol=2e-3)
+
+
+def test_a_run_that_showed_the_first_images_goes_on_with_them(recipe, pictures, tmp_path):
+    recipe, source = dataclasses.replace(recipe, steps=6), open_source(pictures)
+    run = Run(tmp_path / "older")
+    train(recipe, source, run, max_seconds=1e-9)
+    shutil.rmtree(run.path / "probes")
+    chosen = split(recipe, len(source)).held_out
+    write_json(run.path / "probes" / "held_out.json", {"ids": [source.ids[i] for i in chosen]})
+    while run.status()["state"] != "finished":
+        train(recipe, source, run, resume=True, max_seconds=1e-9)
+    image = np.asarray(Image.open(run.path / "probes" / "images" / "1.png"))
+    assert np.array_equal(image, source.image(int(chosen[1])))
 
 
 def test_directions_of_narrow_tokens_and_of_none():
