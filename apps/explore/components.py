@@ -56,6 +56,11 @@ def attention(**how: Any) -> None:
     _mount("attention", "overlay", **how)
 
 
+def emergence(**how: Any) -> None:
+    """A run's history with its slider; `data` are the props of `emergence.js`."""
+    _mount("emergence", **how)
+
+
 def _mount(name: str, *more_css: str, **how: Any) -> None:
     """Registered with every run: older Streamlits forget what was registered before their start."""
     css, js = _sources(name, *more_css)

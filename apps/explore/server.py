@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from dino_core.errors import UserError
 from dino_core.gallery.columns import stamp
 from dino_core.gallery.thumbnails import is_placeholder
-from explore import loading
+from explore import emerging, loading
 from explore.components import ASSETS, ASSETS_URL
 from explore.opened import Opened, by_key
 from explore.options import options
@@ -143,4 +143,5 @@ ROUTES: list[BaseRoute] = [
     Route("/explorer/image/{key}/{what:int}", _of_gallery(image)),
     Route("/explorer/published/{name}", published),
     Route("/explorer/info/{key}/{what:int}", _of_gallery(info)),
+    *emerging.ROUTES,
 ]
