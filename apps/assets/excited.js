@@ -12,6 +12,11 @@ const SIDE = 400; // pixels of a drawing
 const GRAY = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='4' height='4'><rect width='4' height='4' fill='gray'/></svg>";
 const STYLE = { mode: "heat", opacity: 0.65, keep: 0.6, colors: "inferno", smooth: true, outline: true };
 
+/** A share as people read it; near all, what is left of it matters. */
+function percent(share) {
+  return (100 * share).toFixed(share > 0.985 && share < 1 ? 1 : 0);
+}
+
 class Excited {
   constructor(root, trigger) {
     this.trigger = trigger;
@@ -48,7 +53,7 @@ class Excited {
     if (item.photo) frame.append(make("img", "photo", { src: item.photo, alt: "", draggable: "false" }));
     frame.append(make("canvas", "attended", { width: SIDE, height: SIDE, role: "img", "aria-label": name }));
     if (!item.photo) frame.append(make("span", "lost", {}, "its file is gone"));
-    frame.append(make("b", "score", { title: "of the attention, on a tenth of the patches" }, `${Math.round(100 * item.score)} %`));
+    frame.append(make("b", "score", { title: "of the attention, on a tenth of the patches" }, `${percent(item.score)} %`));
     const caption = make("span", "caption");
     if (item.label != null) {
       const dot = make("i", "dot");
