@@ -12,7 +12,6 @@ from dino_core.gallery import clusters, contrast
 from dino_core.gallery.contrast import DimensionContrast, HeadContrast
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.selection import select
-from dino_core.lenses.paint import Style, painted
 from explore import address, figures, grid, models, state
 from explore.here import Here
 from explore.opened import Opened
@@ -20,7 +19,8 @@ from explore.server import publish
 from explore.working import work
 
 SHOWN = 8  # images of each slice
-LISTED = 12  # dimensions and heads
+LISTED = 12  # dimensions
+FEW = 100  # images, drawn large on the map
 A_LIGHT, A_DARK, B_LIGHT, B_DARK = "#4f46e5", "#818cf8", "#d9480f", "#ff922b"
 NEITHER = ("#c5ccdb", "#3d4964")
 LINE = "the line between the means"
@@ -30,7 +30,7 @@ def show(here: Here, map_name: str) -> dict[str, Any]:
     """Draw the panel; returns what the map has to show (see `mapping.draw`)."""
     opened = here.opened
     assert opened is not None
-    drawn = {"color": opened.columns[0], "map_name": map_name}
+    drawn: dict[str, Any] = {"color": opened.columns[0], "map_name": map_name}
     a, b = _pick(here)
     selecting = contrast.SELECTION in (a, b)
     selection = _selected(opened, map_name) if selecting else np.empty(0, np.int64)
@@ -59,6 +59,8 @@ def show(here: Here, map_name: str) -> dict[str, Any]:
         _dimensions(here, opened, rows_a, rows_b, key)
     else:
         _heads(here, opened, rows_a, rows_b, key)
+    if len(rows_a) + len(rows_b) <= FEW:  # points that would be lost among all others
+        drawn["lit"] = [*rows_a.tolist(), *rows_b.tolist()]
     return drawn | _map_of(len(here.gallery), rows_a, rows_b, polygons=selecting)
 
 
@@ -275,7 +277,7 @@ def _table(d: np.ndarray, chance: float) -> str:
     ]  # fmt: skip
     head = "".join(f"<th>{head + 1}</th>" for head in range(d.shape[1]))
     return (
-        f"<table class='heads'><caption>d of each head, layers down; told where beyond chance"
+        f"<table class='heads'><caption>d of each head, layers down; in figures where beyond chance"
         f"</caption><tr><th></th>{head}</tr>{''.join(rows)}</table>"
     )
 
@@ -295,6 +297,8 @@ def _head_images(
 
 def _painted(opened: Opened, row: int, attention: np.ndarray) -> np.ndarray:
     """The image's thumbnail under one head's map."""
+    from dino_core.lenses.paint import Style, painted  # loads torch; the model is there by now
+
     with Image.open(opened.gallery.thumbnail(row)) as photo:
         pixels = np.asarray(photo.convert("RGB"))
     return painted(pixels, attention.astype(np.float32), Style())

@@ -9,6 +9,8 @@
 Both need the images and a model. Of a large group a fixed sample is looked at; images that cannot
 be read are left out, and a group of which none can is a `UserError`.
 
+The lenses are imported when first used: they load torch, which takes seconds.
+
 Shapes: L layers, h x w patches, G x G the common grid.
 """
 
@@ -22,13 +24,10 @@ from PIL import Image
 from dino_core.errors import UserError
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
-from dino_core.lenses import colormap, pca
-from dino_core.lenses.attention import look
-from dino_core.lenses.paint import bilinear
-from dino_core.lenses.tokens import Tokens, read_tokens
 from dino_core.rng import permutation
 
 if TYPE_CHECKING:
+    from dino_core.lenses.tokens import Tokens
     from dino_core.models import Model
 
 ATTENTION_IMAGES = 64
@@ -84,6 +83,8 @@ def mean_attention(
     that no attention is lost, whatever an image's shape. Raises `UserError` when no image can be
     read and for a model without attention.
     """
+    from dino_core.lenses.attention import look
+
     total, used = None, []
     for row, image in readable(gallery, rows, most, progress, "Averaging attention"):
         maps = look(model, image, size=look_size(model)).maps.astype(np.float64)
@@ -102,6 +103,9 @@ def shared_colors(
 
     Raises `UserError` as `mean_attention` does.
     """
+    from dino_core.lenses import pca
+    from dino_core.lenses.tokens import read_tokens
+
     read: list[tuple[int, np.ndarray, Tokens]] = []
     for row, image in readable(
         gallery, rows, COLOR_IMAGES, progress, "Fitting colors", in_order=True
@@ -176,6 +180,9 @@ def picture(values: np.ndarray, side: int = SIDE) -> np.ndarray:
 
     Means of many maps are faint, so how faint has to be said beside it (`MeanAttention.extent`).
     """
+    from dino_core.lenses import colormap
+    from dino_core.lenses.paint import bilinear
+
     low, high = float(values.min()), float(values.max())
     span = high - low if high - low > 1e-6 * high else np.inf
     return colormap.colored(bilinear((values - low) / span, side, side), "inferno")

@@ -33,11 +33,10 @@ from dino_core.gallery.clusters import FOLDER, Clustering, clusterings
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
-from dino_core.lenses.attention import Attention, look
-from dino_core.lenses.health import spread
 from dino_core.rng import generator, permutation
 
 if TYPE_CHECKING:
+    from dino_core.lenses.attention import Attention
     from dino_core.models import Model
 
 ALL, REST, SELECTION = "all", "rest", "selection"
@@ -364,6 +363,8 @@ def contrast_heads(
     Raises `UserError` when fewer than two images of a slice can be read, and for a model without
     attention.
     """
+    from dino_core.lenses.attention import look
+
     require_two(rows_a, rows_b)
     total = min(most, len(rows_a)) + min(most, len(rows_b))
     values: list[list[np.ndarray]] = [[], []]
@@ -384,12 +385,14 @@ def contrast_heads(
     return HeadContrast(each, tuple(used[0]), tuple(used[1]), a, b, maps)
 
 
-def head_statistics(attention: Attention) -> np.ndarray:
+def head_statistics(attention: "Attention") -> np.ndarray:
     """Entropy, distance and share of the top patches of each map: float64 [3, L, heads].
 
     Distance is the standard deviation of the position under a map (`lenses.health.spread`) over
     that of a map of ones on the same grid, so that images of any shape compare.
     """
+    from dino_core.lenses.health import spread  # loads torch, which takes seconds
+
     flat = attention.maps.reshape(attention.layers, attention.heads, -1).astype(np.float64)
     top = max(1, round(TOP_SHARE * flat.shape[-1]))
     strongest = np.partition(flat, flat.shape[-1] - top, axis=-1)[..., -top:].sum(axis=-1)
