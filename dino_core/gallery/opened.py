@@ -33,6 +33,7 @@ from dino_core.gallery.damage import (
 from dino_core.gallery.images import COLUMNS, IMAGES, read_table
 from dino_core.gallery.listing import is_gallery, update_waiting
 from dino_core.gallery.manifest import BUILDING, MANIFEST, GalleryInfo, build_command
+from dino_core.gallery.mapped import let_go, map_arrays
 from dino_core.gallery.maps import PLACING_NEIGHBORS, place
 from dino_core.gallery.neighbors import nearest
 from dino_core.gallery.partial import FEATURES
@@ -127,11 +128,12 @@ class Gallery:
         whole = whole and (rows_NK.dtype.kind, scores_NK.dtype.kind) == ("i", "f")
         if not whole or (rows_NK.size and not 0 <= rows_NK.min() <= rows_NK.max() < len(self)):
             raise UserError(self._find_again(NEIGHBORS, UNREADABLE))
+        let_go(rows_NK)
         return rows_NK, scores_NK
 
     def _read_neighbors(self) -> tuple[np.ndarray, np.ndarray]:
-        with np.load(self.path / NEIGHBORS, allow_pickle=False) as file:
-            return file["rows"], file["scores"]
+        rows_NK, scores_NK = map_arrays(self.path / NEIGHBORS, ("rows", "scores"))
+        return rows_NK, scores_NK
 
     def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
         """Every image's nearest others, best first: rows int32 [n, K], cosines float32 [n, K]."""
