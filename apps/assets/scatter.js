@@ -113,9 +113,11 @@ class Scatter {
   async apply(props) {
     const before = this.props;
     try {
-      if (props.points !== before.points) await this.loadPoints(props.points, props.ease);
-      if (props.codes !== before.codes) await this.loadCodes(props.codes);
-      if (props.moves !== before.moves) await this.loadMoves(props.moves);
+      const names = ["points", "codes", "moves"].filter((name) => props[name] !== before[name]);
+      const got = Object.fromEntries(await Promise.all(names.map(async (name) => [name, props[name] ? await bytes(props[name]) : null])));
+      if (got.points) this.showPoints(...halves(got.points), props.ease);
+      if (got.codes) this.showCodes(codesOf(got.codes, this.x.length));
+      if ("moves" in got) this.moves = got.moves && halves(got.moves);
     } catch (error) {
       console.error(error);
       this.props = {}; // so that the next update tries again
@@ -136,8 +138,7 @@ class Scatter {
     this.frame.dataset.ready = "true";
   }
 
-  async loadPoints(url, ease) {
-    const [x, y] = halves(await bytes(url));
+  showPoints(x, y, ease) {
     const from = [this.x, this.y];
     const eased = ease && this.layer && x.length === this.x.length && x.length > 0 && !still();
     if (eased && this.way < 1) from.forEach((_, axis) => (from[axis] = this.between(axis)));
@@ -172,11 +173,6 @@ class Scatter {
     this.travel = { x, y, start: performance.now(), view: this.camera.view && { ...this.camera.view }, goal };
     this.way = 0;
     this.redraw();
-  }
-
-  async loadCodes(url) {
-    const raw = await bytes(url);
-    this.showCodes(raw.byteLength === 2 * this.x.length ? new Uint16Array(raw) : new Uint8Array(raw));
   }
 
   showCodes(codes) {
@@ -389,6 +385,7 @@ class Scatter {
       few,
       way: this.way,
     });
+    if (String(drawn) !== this.frame.dataset.drawn) requestAnimationFrame(() => performance.mark(`map: ${drawn}`)); // it is seen by then
     this.frame.dataset.drawn = drawn ?? 0;
   }
 
@@ -556,6 +553,11 @@ function flags(codes) {
   const found = new Uint8Array(65536);
   for (const code of codes) found[code] = 1;
   return found;
+}
+
+/** Codes of one byte or of two, told apart by how many there are. */
+function codesOf(raw, count) {
+  return raw.byteLength === 2 * count ? new Uint16Array(raw) : new Uint8Array(raw);
 }
 
 function halves(raw) {

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 MODELS_KEPT = 2
 FIRST_PAGE_WITHIN = 3.0  # seconds; when nobody looks by then, the imports start anyway
+LEFT_ALONE = 2.0  # seconds in which a browser fetches what its first page shows
 
 _page_is_out = threading.Event()
+_asked = threading.Event()  # for a model
 _thread = ThreadPoolExecutor(1, thread_name_prefix="loading")
 _libraries: Future[None] | None = None
 _models: dict[tuple[str, Path, str], "Future[Model]"] = {}
@@ -54,6 +56,7 @@ def libraries_ready() -> bool:
 def load(spec: str, root: Path) -> Loading:
     """The model, or why it is not there yet; never waits. A failure stays until `forget`."""
     begin()
+    _asked.set()
     try:
         key = (spec, root, model_stamp(root, spec))
     except UserError as error:
@@ -81,6 +84,7 @@ def forget(spec: str) -> None:
 
 def _import_libraries() -> None:
     _page_is_out.wait(FIRST_PAGE_WITHIN)
+    _asked.wait(LEFT_ALONE)
     import timm  # noqa: F401
     import torch  # noqa: F401
 
