@@ -76,7 +76,7 @@ def show(here: Here, found: Findings, grouped: Grouped, alone: float, doubt: flo
 
 def _listed(queue: Queue, decided_N: np.ndarray) -> Queue:
     """The entries that the visitor wants to see."""
-    done_Q = np.array([one is not None for one in decided_N[queue.rows]], bool)
+    done_Q = decided_N[queue.rows] != np.array(None)
     counts = queue.counts() | {"all": len(queue), "open": int((~done_Q).sum())}
     counts["decided"] = int(np.count_nonzero(decided_N != np.array(None)))
     chosen = address.segments(
@@ -349,25 +349,42 @@ def _result(here: Here, decided_N: np.ndarray) -> None:
             f"<b>{counts[RELABEL]:,}</b> relabeled. The table lists all images but the removed "
             "ones, with their new labels; the images themselves are never touched.</p>"
         )
+        _written(here)
         folder = here.root / FOLDER
         name = st.text_input(
             "File name", value=free_name(folder, f"{here.gallery.name}-cleaned"),
             key="cleaned name", help="A .csv or a .parquet. No file is ever written over.",
         )  # fmt: skip
         st.button("Write it", key="write table", on_click=_write, args=(here, name), type="primary")
-        done = st.session_state.get("cleaned")
-        if isinstance(done, Cleaned) and done.path.parent == folder.absolute():
-            st.success(f"Written to {done.path}: {done.sentence()}.")
-            st.code(f"python scripts/embed.py --data {done.path}", language=None, wrap_lines=True)
-        elif isinstance(done, str):
-            st.error(done)
 
 
 def _write(here: Here, name: str) -> None:
+    """Want a table: for a callback. The page writes it, and says how far it is."""
+    st.session_state.pop("cleaned", None)
     try:
-        st.session_state["cleaned"] = write_cleaned(
-            here.gallery, in_folder(here.root / FOLDER, name)
-        )
-        st.session_state.pop("cleaned name", None)  # propose the next one
+        path = in_folder(here.root / FOLDER, name)
     except UserError as error:
         st.session_state["cleaned"] = str(error)
+        return
+    st.session_state["writing"] = path, Notes(here.gallery.path).stamp()
+
+
+def _written(here: Here) -> None:
+    """Write what is wanted, and say what was written."""
+    if wanted := st.session_state.get("writing"):
+        path, stamp = wanted
+        done = work(
+            ("cleaned", str(path), stamp), "Writing the table",
+            lambda say: write_cleaned(here.gallery, path),
+        )  # fmt: skip
+        if done is None:
+            return
+        del st.session_state["writing"]  # asked again, it would find its own file there
+        st.session_state["cleaned"] = done
+        st.session_state.pop("cleaned name", None)  # propose the next one
+    said = st.session_state.get("cleaned")
+    if isinstance(said, Cleaned):
+        st.success(f"Written to {said.path}: {said.sentence()}.")
+        st.code(f"python scripts/embed.py --data {said.path}", language=None, wrap_lines=True)
+    elif said:
+        st.error(said)

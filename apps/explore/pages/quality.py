@@ -4,7 +4,6 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -470,24 +469,34 @@ def _review(here: Here, found: Findings) -> None:
 
 def _chart(x: np.ndarray, y: np.ndarray, threshold: float, what: str, *, step: bool) -> None:
     """How many, by threshold or by value; a line where the threshold is."""
-    frame = pd.DataFrame({"at": x, "images": y})
-    place = alt.X("at:Q", title=None, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(
-        tickCount=4, grid=False))  # fmt: skip
-    amount = alt.Y("images:Q", title=None, axis=alt.Axis(tickCount=3))
-    base = alt.Chart(frame)
-    marked = (
-        base.mark_area(interpolate="step", color=BLUE, opacity=0.75)
-        if step
-        else base.mark_area(color=BLUE, opacity=0.75)
-    )
-    rule = alt.Chart(pd.DataFrame({"at": [threshold]})).mark_rule(color=RED, strokeWidth=2)
-    st.altair_chart(
-        (marked.encode(x=place, y=amount, tooltip=["at", "images"]) + rule.encode(x="at:Q"))
-        .properties(height=CHART_HEIGHT, description=what)
-        .configure(background="transparent")
-        .configure_view(fill=None, strokeWidth=0),
-        width="stretch",
-    )  # fmt: skip
+    area = {"type": "area", "color": BLUE, "opacity": 0.75, "tooltip": True}
+    place = {
+        "field": "at", "type": "quantitative", "title": None,
+        "scale": {"zero": False, "nice": False}, "axis": {"tickCount": 4, "grid": False},
+    }  # fmt: skip
+    amount = {
+        "field": "images", "type": "quantitative", "title": None, "axis": {"tickCount": 3}
+    }  # fmt: skip
+    bars = [{"at": a, "images": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+    spec = {
+        "height": CHART_HEIGHT,
+        "description": what,
+        "background": "transparent",
+        "data": {"values": bars},
+        "config": {"view": {"fill": None, "strokeWidth": 0}},
+        "layer": [
+            {
+                "mark": area | ({"interpolate": "step"} if step else {}),
+                "encoding": {"x": place, "y": amount},
+            },
+            {
+                "mark": {"type": "rule", "color": RED, "strokeWidth": 2},
+                "data": {"values": [{"at": threshold}]},
+                "encoding": {"x": {"field": "at", "type": "quantitative"}},
+            },
+        ],
+    }
+    st.vega_lite_chart(spec, width="stretch")
 
 
 def _nothing(title: str, hint: str) -> None:
