@@ -45,7 +45,7 @@ class Heads {
     cell.setAttribute("aria-label", cell.title);
     const share = value == null ? 0 : (value - low) / (high - low || 1);
     cell.style.setProperty("--share", share.toFixed(3));
-    if (share > 0.5) cell.classList.add("strong");
+    if (share > 0.55) cell.classList.add("strong");
     cell.addEventListener("click", () => this.choose(layer, head));
     return cell;
   }
