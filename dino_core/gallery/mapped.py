@@ -15,8 +15,6 @@ import numpy as np
 
 CHECKED_AT_ONCE = 1 << 22  # bytes
 _LOCAL_HEADER = struct.Struct("<26xHH")  # in a zip: how long a name is, and what follows it
-    "<26xHH"
-)  # of a file in a zip: how long its name is, and what follows
 _LOCAL_HEADER_BYTES = 30
 
 
