@@ -3,7 +3,7 @@
     python scripts/bench.py train                     # from image files, beside DINO as published
     python scripts/bench.py data --data photos/
     python scripts/bench.py embed --architecture vit_tiny_patch16_224 --json embed.json
-    python scripts/bench.py search | map | lens | apps
+    python scripts/bench.py search | map | lens | apps | million
 
 Each prints images/s or ms, the ratio to its plain twin, the share of what the hardware allows and
 where the time goes. Without --data the images are generated. --json FILE saves a list with one
@@ -163,6 +163,20 @@ class Apps(Common):
     """Starts of each."""
 
 
+@dataclass
+class Million(Common):
+    """A generated gallery of a million images: opened, searched, and its page in the explorer."""
+
+    images: int = 1_000_000
+    """Rows of the gallery."""
+    dim: int = 384
+    """Numbers a feature."""
+    browser: bool = True
+    """Measure the page as well, in a headless browser."""
+    keep: Path | None = None
+    """A folder to leave the gallery in, below galleries/, and to find it in."""
+
+
 BENCHMARKS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "data": Data,
@@ -171,6 +185,7 @@ BENCHMARKS: dict[str, Callable[..., Any]] = {
     "map": Map,
     "lens": Lens,
     "apps": Apps,
+    "million": Million,
 }
 
 

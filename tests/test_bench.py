@@ -20,6 +20,7 @@ SMALLEST = {
     "embed": "--architecture vit_tiny_patch16_224 --image-size 32 --images 2 --batch-size 2 "
     "--workers 0 --rounds 1 --device cpu",
     "search": "--images 300 --dim 8 --queries 1 --rounds 1",
+    "million": "--images 1000 --dim 8 --no-browser",
     "lens": "--architecture vit_tiny_patch16_224 --patch-sizes 16 --image-sizes 32 --rounds 1 "
     "--moves 0 --device cpu",
 }
