@@ -18,7 +18,7 @@ from dino_core.models import Model, load_model
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 20
 PAINTED = """() => {
-  const drawn = [...document.querySelector('.st-key-heads_excited').querySelectorAll('*')]
+  const drawn = [...document.querySelectorAll('.st-key-heads_excited *')]
     .flatMap((host) => host.shadowRoot ? [...host.shadowRoot.querySelectorAll('canvas')] : []);
   return drawn.length && drawn.every((canvas) => {
     const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -81,12 +81,8 @@ def test_choose_a_head_and_open_an_image_that_excites_it(
     page.get_by_role("option", name="Foreground").click()
     page.wait_for_selector(".st-key-heads_card h2:has-text('Foreground')")
     shown = f"{100 * atlas.mean['foreground'][2, 1]:.0f}"
-    page.wait_for_function(
-        "([at, text]) => { const all = document.querySelector('.st-key-heads_matrix');"
-        " const host = [...all.querySelectorAll('*')].find((one) => one.shadowRoot);"
-        " return host.shadowRoot.querySelectorAll('.cell')[at].innerText === text }",
-        arg=[2 * many + 1, shown],
-    )
+    cells.nth(2 * many + 1).filter(has_text=re.compile(f"^{shown}$")).wait_for()
+    page.wait_for_url("**by=foreground**")
 
     cards.first.click()  # the lens, at the head that one came from
     page.wait_for_selector(".lens-tile[data-head='1'][aria-checked=true]")
