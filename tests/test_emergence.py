@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,9 +293,13 @@ def test_maps_are_kept_until_there_are_other_checks(make, monkeypatch):
     maps = first.maps()
     assert maps.steps == [0, 100] and maps.points.shape == (2, COUNT, 2)
     np.testing.assert_array_equal(maps.points[1], first.checks[1].features()[:, :2])
-    again = History.read(run)
-    np.testing.assert_array_equal(again.maps().points, maps.points)
+    np.testing.assert_array_equal(History.read(run).maps().points, maps.points)
     assert drawn == [2]
+    shutil.copytree(folder_of(run, 100), folder_of(run, 150))  # the run goes on
+    older, is_whole = History.read(run).drawn_maps()
+    assert older.steps == [0, 100] and not is_whole
+    shutil.rmtree(folder_of(run, 150))
+    assert History.read(run).drawn_maps()[1]
     np.save(folder_of(run, 100) / "features.npy", features_of(7))  # rolled back, and made again
     assert History.read(run).drawn_maps() is None
     History.read(run).maps()

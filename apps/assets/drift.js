@@ -59,9 +59,9 @@ export class Drift {
   }
 
   /** The maps of a run: points float32 [T', n, 2] of the checks `at`, numbers of the slider. */
-  map(points, at, count) {
-    this.points = points;
-    [this.places, this.count] = [at, count];
+  map(points, at) {
+    [this.points, this.places] = [points, at];
+    this.count = points ? points.length / 2 / at.length : 0;
     this.message.textContent = points ? "" : "The map is being made …";
     if (points) this.extent = extent(points);
     this.paint();
@@ -99,7 +99,7 @@ export class Drift {
     if (!width || !height) return;
     const ratio = devicePixelRatio || 1;
     [this.canvas.width, this.canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
-    if (!this.points || !this.about) return;
+    if (!this.points || this.about?.ids.length !== this.count) return; // still of another run
     const pen = this.canvas.getContext("2d");
     pen.scale(ratio, ratio);
     const [accent, surface, faint, text] = inks(this.element, ["--d-accent", "--d-surface", "--d-line-strong", "--d-text"]);

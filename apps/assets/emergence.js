@@ -93,42 +93,46 @@ class Emergence {
 
   async apply(props) {
     const before = this.props;
+    this.props = props;
+    if (props.at !== before.at) this.describeRun(before);
+    if (props.state.stamp > this.stamp) this.adopt(props.state);
+    this.paint();
+    [this.sight.at, this.sight.head] = [this.at, this.state.head];
+    const parts = [this.takeImages(props, before), this.chooseMap(), this.showPicture()];
     try {
-      if (props.about !== before.about || props.hasTiles !== before.hasTiles) {
-        this.about = JSON.parse(new TextDecoder().decode(await this.fetchOnce(props.about)));
-        this.thumbs = `${props.at}/image`;
-        this.drift.describe(this.about, this.thumbs, this.isDark());
-        this.tiles = new Map(); // row -> element
-        this.grid.replaceChildren();
-      }
-      await this.takeNeighbors(props.neighbors, before.neighbors);
-      this.props = props;
-      if (props.at !== before.at) this.describeRun(before);
-      if (props.state.stamp > this.stamp) this.adopt(props.state);
-      await this.chooseMap();
-      [this.sight.at, this.sight.head] = [this.at, this.state.head];
-      await this.sight.show(props, this.state.picture, this.state.layer);
+      await Promise.all(parts.map((part) => part.then(() => this.paint()))); // each as soon as it is there
     } catch (error) {
       console.error(error);
-      this.props = {}; // so that the next update tries again
+      this.props = { ...props, about: null, neighbors: null, at: null }; // so that the next update tries again
       return this.say(`This run could not be shown (${error.message}). Reload the page to try again.`);
     }
     this.say("");
-    this.paint();
     this.frame.dataset.ready = "true";
+  }
+
+  showPicture() {
+    return this.sight.show(this.props, this.state.picture, this.state.layer);
+  }
+
+  /** What the held-out images are, and whose neighbors they are. */
+  async takeImages(props, before) {
+    if (props.about !== before.about || props.hasTiles !== before.hasTiles) {
+      const about = JSON.parse(new TextDecoder().decode(await this.fetchOnce(props.about)));
+      this.found = null; // of other images
+      [this.about, this.thumbs, this.tiles] = [about, `${props.at}/image`, new Map()]; // tiles: row -> element
+      this.grid.replaceChildren();
+      this.drift.describe(about, this.thumbs, this.isDark());
+      this.paint();
+    }
+    const { neighbors } = props;
+    if (!neighbors || (this.found && neighbors.rows === before.neighbors?.rows)) return;
+    const [rows, cosines] = await Promise.all([this.fetchOnce(neighbors.rows), this.fetchOnce(neighbors.cosines)]);
+    this.found = { rows: new Uint16Array(rows), cosines: new Int8Array(cosines), k: neighbors.k };
   }
 
   async fetchOnce(url) {
     if (!this.fetched.has(url)) this.fetched.set(url, await bytesOf(url));
     return this.fetched.get(url);
-  }
-
-  async takeNeighbors(neighbors, before) {
-    if (!neighbors) this.found = null;
-    else if (neighbors.rows !== before?.rows || !this.found) {
-      const [rows, cosines] = await Promise.all([this.fetchOnce(neighbors.rows), this.fetchOnce(neighbors.cosines)]);
-      this.found = { rows: new Uint16Array(rows), cosines: new Int8Array(cosines), k: neighbors.k };
-    }
   }
 
   describeRun(before) {
@@ -177,7 +181,7 @@ class Emergence {
     for (const button of this.mapNames.children) button.setAttribute("aria-checked", button.textContent === map.name);
     if (!map) return this.drift.map(null);
     const points = new Float32Array(await this.fetchOnce(map.points));
-    this.drift.map(points, map.steps.map((step) => steps.indexOf(step)), this.about.ids.length);
+    this.drift.map(points, map.steps.map((step) => steps.indexOf(step)));
   }
 
   say(text) {
@@ -203,7 +207,7 @@ class Emergence {
     this.mark();
     if ("picture" in part || "layer" in part) {
       try {
-        await this.sight.show(this.props, this.state.picture, this.state.layer);
+        await this.showPicture();
       } catch (error) {
         this.say(`This picture could not be loaded (${error.message}).`);
       }
@@ -308,7 +312,7 @@ class Emergence {
 
   /** The query's neighbors at a check: [row, cosine in hundredths]. */
   rowsAt(check) {
-    if (!this.found) return [];
+    if (!this.found || !this.about) return [];
     const { rows, cosines, k } = this.found;
     const start = (check * this.about.ids.length + this.state.query) * k;
     return Array.from({ length: k }, (_, i) => [rows[start + i], cosines[start + i]]);

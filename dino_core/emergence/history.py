@@ -205,22 +205,27 @@ class History:
         points = procrustes_chain([pca_map(check.features()) for check in chosen])
         return Maps([check.step for check in chosen], np.stack(points))
 
-    def drawn_maps(self) -> Maps | None:
-        """The aligned maps on the disk; None where there are none of these very checks."""
+    def drawn_maps(self) -> tuple[Maps, bool] | None:
+        """The aligned maps on the disk, and whether they are of all that are to be drawn now.
+
+        A run that goes on has newer checks; None where there are no maps of these images.
+        """
         try:
             with np.load(self._maps_file, allow_pickle=False) as kept:
                 maps = Maps(kept["steps"].tolist(), kept["points"].astype(np.float32))
                 of = str(kept["of"])
         except Exception:  # missing, damaged, of another version: it is made again
             return None
-        chosen = evenly(self.checks, MOST_MAPS)
-        is_ours = maps.points.shape == (len(chosen), len(self.ids), 2) and of == _digest(chosen)
-        return maps if is_ours else None
+        drawn = [check for check in self.checks if check.step in maps.steps]
+        if maps.points.shape != (len(drawn), len(self.ids), 2) or of != _digest(drawn):
+            return None
+        return maps, drawn == evenly(self.checks, MOST_MAPS)
 
     def maps(self, progress: Progress = silent) -> Maps:
         """The aligned maps of up to 24 checks, evenly chosen: from the disk, or drawn and kept."""
-        if (kept := self.drawn_maps()) is not None:
-            return kept
+        kept = self.drawn_maps()
+        if kept is not None and kept[1]:
+            return kept[0]
         chosen = evenly(self.checks, MOST_MAPS)
         rows = common_sample(len(self.ids))
         drawn = aligned_maps([check.features()[rows] for check in chosen], progress)

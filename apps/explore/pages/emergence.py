@@ -39,7 +39,7 @@ def show(here: Here) -> None:
     for note in history.notes:
         st.html(f'<p class="warning">{escape(note)}</p>')
     view, words = st.container(key="emergence_view"), st.container()
-    opening = ("held out", watched.key)
+    opening = ("held out", str(run.path.resolve()), tuple(history.ids[:1]), len(history.ids))
     watched.held_out = work(opening, "Opening the run's data", lambda _: HeldOut.open(history))
     near = work(("neighbors", watched.key), "Comparing", lambda progress: _near(history, progress))
     drawn = _maps(watched)
@@ -100,11 +100,33 @@ def _near(history: History, progress: Progress) -> tuple[Neighbors, Maps]:
 
 
 def _maps(watched: Watched) -> Maps | None:
-    """The aligned maps: at once where they are kept; else drawn, which takes a while."""
+    """The aligned maps: those that are kept; else they are drawn, which takes a while.
+
+    Of a run that goes on they are drawn again only when asked to: each check would make new ones.
+    """
     history = watched.history
     if len(history.checks) < 2:
         return None
+    kept, asked = history.drawn_maps(), st.session_state.get("maps_of") == watched.key
+    goes_on = history.run.status().get("state") in ALIVE
+    if kept is not None and (kept[1] or (goes_on and not asked)):
+        if not kept[1]:
+            _offer(watched, f"The map is of {len(kept[0].steps)} of {len(history.checks)} checks.")
+        return kept[0]
+    if goes_on and not asked:
+        _offer(watched, "The map shows principal components; UMAP takes a while.")
+        return None
     return work(("maps", watched.key), "Drawing the maps", lambda progress: history.maps(progress))
+
+
+def _offer(watched: Watched, told: str) -> None:
+    with st.container(key="map_offer", horizontal=True, vertical_alignment="center"):
+        st.button("Draw the map now", on_click=_want_maps, args=(watched.key,))
+        st.html(f'<p class="facts">{told}</p>', width="content")
+
+
+def _want_maps(key: str) -> None:
+    st.session_state["maps_of"] = key
 
 
 def _props(
