@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dino_core.gallery.selection import Coloring
-from explore import address, components, state
+from explore import address, components, fallback, state
 from explore.here import Here
 from explore.opened import Opened
 from explore.server import codes_url
@@ -62,6 +62,10 @@ def draw(
     """
     opened = here.opened
     assert opened is not None
+    if fallback.wanted():
+        xy, coloring = opened.xy(map_name), opened.coloring(color)
+        fallback.draw(opened, xy, coloring, lit=lit, query=query, key=f"{key}_plain")
+        return
     usual = {
         "points": f"explorer/points/{opened.key}/{map_name}",
         "codes": codes_url(opened, color),
@@ -78,6 +82,7 @@ def draw(
         data=usual | colors_of(opened.coloring(color)) | props,
         on_pick_change=lambda: state.on_map(opened, "pick", key),
         on_select_change=lambda: state.on_map(opened, "select", key),
+        on_missing_change=fallback.want,
     )
 
 
