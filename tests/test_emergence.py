@@ -411,6 +411,13 @@ def test_a_film_shows_the_head_where_it_looks(make):
     assert max(dark) < 120
 
 
+def test_a_film_of_an_older_run_has_a_wider_map(make):
+    """Without patch colors the map begins where they would be; its ground is there."""
+    kept = History.read(make(patches=False))
+    ground = frames_of(film(kept, Scene(0), kept.components()))[0].getpixel((300, 60))
+    assert np.abs(np.array(ground) - (0x1B, 0x23, 0x36)).max() <= 6
+
+
 def test_a_film_is_never_long(make, monkeypatch):
     monkeypatch.setattr("dino_core.emergence.film.MOST_FRAMES", 7)
     assert len(frames_of(film(History.read(make(patches=False)), Scene(1)))) == 7
