@@ -9,6 +9,7 @@ another address than the one that was written (`begin`): whatever differs then i
 What has its default is left out, so addresses are short, and a bare one stays bare.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,7 +18,9 @@ import streamlit as st
 
 COMMON = ("page", "gallery", "model", "color", "map", "image", "region", "shown")  # of all pages
 FIRST_PAGE = "map"
+ON_ITS_WAY = 1.0  # seconds that an address may take to the browser
 _NOW, _WRITTEN, _KEPT, _IMPLIED = "address", "address written", "address kept", "address implied"
+_LATE = "address before"
 
 Spelled = Callable[[Any], str]
 
@@ -32,6 +35,9 @@ def begin() -> set[str]:
     before = st.session_state.get(_WRITTEN, {})
     if there == before and _NOW in st.session_state:
         return set()
+    late = st.session_state.get(_LATE)
+    if late is not None and there == late[0] and time.monotonic() - late[1] < ON_ITS_WAY:
+        return set()  # a click overtook the address that the run before it had written
     changed = {name for name in {*there, *before} if there.get(name) != before.get(name)}
     st.session_state[_NOW] = dict(there)
     st.session_state[_WRITTEN] = there
@@ -47,6 +53,7 @@ def finish() -> None:
         now |= st.session_state.get(_IMPLIED, {})
     if now == st.session_state.get(_WRITTEN, {}):
         return
+    st.session_state[_LATE] = st.session_state.get(_WRITTEN, {}), time.monotonic()
     ordered = sorted(now, key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
     st.session_state[_WRITTEN] = dict(now)
     st.query_params.from_dict({name: now[name] for name in ordered})
@@ -125,7 +132,8 @@ def choice(
 ) -> Any:
     """A select box; `default`: the first option."""
     key, default = _chosen(name, options, default)
-    chosen = st.selectbox(label, options, key=key, format_func=format_func, **how)
+    index = list(options).index(st.session_state[key])
+    chosen = st.selectbox(label, options, index, key=key, format_func=format_func, **how)
     chosen = chosen if chosen in options else default
     put(**{name: None if chosen == default else str(chosen)})
     return chosen
@@ -143,6 +151,7 @@ def segments(
     """A segmented control of few options, of which one is always chosen."""
     key, default = _chosen(name, options, default)
     usual: dict[str, Any] = {"label_visibility": "collapsed", "required": True}
+    usual["default"] = st.session_state[key]
     chosen = st.segmented_control(label, options, key=key, format_func=format_func, **usual | how)
     chosen = chosen if chosen in options else default
     put(**{name: None if chosen == default else str(chosen)})
@@ -159,7 +168,7 @@ def slider(
     _say_again(key)
     if low >= high:  # Streamlit refuses a slider without room
         return default
-    value = st.slider(label, low, high, key=key, step=step, **how)
+    value = st.slider(label, low, high, st.session_state[key], key=key, step=step, **how)
     put(**{name: None if value == default else f"{value:g}"})
     return value
 
@@ -170,7 +179,7 @@ def toggle(label: str, name: str, *, default: bool = False, **how: Any) -> bool:
     if key not in st.session_state:
         st.session_state[key] = {"yes": True, "no": False}.get(get(name) or "", default)
     _say_again(key)
-    value = st.toggle(label, key=key, **how)
+    value = st.toggle(label, st.session_state[key], key=key, **how)
     put(**{name: None if value == default else ("yes" if value else "no")})
     return value
 
@@ -195,7 +204,8 @@ def several(
         wanted = [unquote(part) for part in (get(name) or "").split(",")]
         st.session_state[key] = [known[part] for part in wanted if part in known]
     _say_again(key)
-    values = st.multiselect(label, options, key=key, format_func=format_func, **how)
+    begun = st.session_state[key]
+    values = st.multiselect(label, options, begun, key=key, format_func=format_func, **how)
     put(**{name: ",".join(quote(str(value), safe="") for value in values) or None})
     return values
 
@@ -214,6 +224,8 @@ def _chosen(name: str, options: Sequence[Any], default: Any) -> tuple[str, Any]:
 def _say_again(key: str) -> None:
     """Send a widget its value with this run too: the run that sent it first may have been cut off
     by a click before it reached the browser, which would then answer with a value of its own.
+
+    It is also given as the widget's own default, for one that the browser loads only later.
     """
     st.session_state[key] = st.session_state[key]
 

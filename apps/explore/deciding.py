@@ -16,7 +16,7 @@ from dino_core.gallery.cleaned import decisions_of
 from dino_core.gallery.columns import TAG
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.reviewing import Queue, Undo, decide, follow_suggestions
-from explore import address, state
+from explore import address, permission, state
 from explore.here import Here
 
 Several = list[tuple[list[str], str | None, str | None]]  # ids, decision, label
@@ -43,6 +43,7 @@ def take(here: Here, several: Several) -> None:
     """Decide, and keep the way back: for a callback."""
     notes = Notes(here.gallery.path)
     try:
+        permission.check()
         undone = [decide(notes, *one) for one in several if one[0]]
     except UserError as error:
         st.session_state[_SAID] = str(error)
@@ -54,6 +55,7 @@ def take_suggestions(here: Here, queue: Queue) -> None:
     """Decide all as suggested that nothing was decided about: for a callback."""
     ids = here.gallery.images["id"].iloc[queue.rows].tolist()
     try:
+        permission.check()
         undo = follow_suggestions(Notes(here.gallery.path), ids, queue)
     except UserError as error:
         st.session_state[_SAID] = str(error)
@@ -89,6 +91,7 @@ def _undo(here: Here) -> None:
     for place in range(len(steps) - 1, -1, -1):
         if steps[place][0] == str(here.gallery.path):
             try:
+                permission.check()
                 steps.pop(place)[1].apply(Notes(here.gallery.path))
             except UserError as error:
                 st.session_state[_SAID] = str(error)
@@ -129,6 +132,7 @@ def actions(here: Here, name: str, reason: str, queue: Queue) -> None:
 def _tag(here: Here, tag: str, rows: np.ndarray) -> None:
     ids = here.gallery.images["id"].iloc[np.unique(rows)]
     try:
+        permission.check()
         Notes(here.gallery.path).tag(ids, tag)
         st.toast(f"{len(ids):,} images have the tag “{tag}” now.")
     except UserError as error:
@@ -140,6 +144,7 @@ def _show_on_map(here: Here, tag: str, rows: np.ndarray) -> None:
     assert opened is not None
     notes = Notes(here.gallery.path)
     try:
+        permission.check()
         notes.untag(None, tag)  # what an earlier threshold found
         tag = notes.tag(here.gallery.images["id"].iloc[np.unique(rows)], tag)
         entries = opened.coloring(TAG + tag).entries

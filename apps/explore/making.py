@@ -10,12 +10,9 @@ import streamlit as st
 
 from dino_core.errors import UserError
 from dino_core.gallery import build_status, start_build, stop_build
-from dino_core.gallery.folders import check_data
 from dino_core.gallery.listing import gallery_name, list_galleries
-from dino_core.serving import is_loopback, may_change
+from explore import permission
 from explore.opened import Opened
-from explore.options import host, options
-from explore.picking import data_of
 
 COMMAND = "python scripts/demo.py --data FOLDER"
 
@@ -83,7 +80,7 @@ def _bars(root: str, before: tuple[str, ...]) -> None:
         count = f" {status['done']:,} of {status['total']:,}" if status["total"] > 1 else ""
         with st.container(key=f"making_{path.name}", horizontal=True, vertical_alignment="center"):
             st.progress(min(share, 1.0), text=f"Making **{path.name}**: {status['message']}{count}")
-            if may_act():
+            if permission.may_act():
                 st.button(
                     "Cancel", key=f"stop {path}", on_click=_stop, args=(path,),
                     help="What is done so far is kept: it can be gone on with.",
@@ -119,8 +116,8 @@ def _running(root: Path) -> list[Path]:
 
 def _form(root: Path, model: str, *, key: str) -> None:
     """Folder and button; or the sentence that says why there are none."""
-    if reason := why_not():
-        st.caption(reason)
+    if reason := permission.why_not("Starting a build from this page"):
+        st.caption(f"{reason} The command works.")
         return
     line = {"horizontal": True, "vertical_alignment": "bottom", "gap": "small"}
     with st.form(key, border=False), st.container(**line):  # type: ignore[arg-type]
@@ -128,7 +125,7 @@ def _form(root: Path, model: str, *, key: str) -> None:
             "Your folder", placeholder="/home/me/photos", label_visibility="collapsed"
         )
         given = None
-        if not is_loopback(host()):
+        if permission.open_to_network():
             given = st.text_input(
                 "Token", type="password", placeholder="token", width=120,
                 label_visibility="collapsed",
@@ -139,7 +136,7 @@ def _form(root: Path, model: str, *, key: str) -> None:
     if not pressed:
         return
     try:
-        check_permission(given)
+        permission.check(given)
         start(root, model, folder.strip())
     except UserError as error:
         st.error(str(error))
@@ -152,45 +149,10 @@ def start(root: Path, model: str, data: str, patches: int | None = None) -> Path
 
     Raises `UserError`.
     """
-    data = allowed(root, data)
+    data = permission.data_of(root, data)
     weights = root / model  # of a file, wherever this process was started
     name = gallery_name(str(weights) if weights.is_file() else model, data)
     out = root / "galleries" / name
     start_build(model, data, out, root=root, patches=patches)
     st.session_state["awaited"] = str(out)
     return out
-
-
-def allowed(root: Path, typed: str) -> str:
-    """The images that someone named, spelled for any process. Raises `UserError` where there are
-    none, or this page may not read them."""
-    data = data_of(root, typed)
-    check_data(data, options().data_root, open_to_network=not is_loopback(host()))
-    return data
-
-
-# -- who may change what ----------------------------------------------------------------------
-
-
-def why_not() -> str:
-    """Why nothing can be started from this page, whoever looks; "" where it can."""
-    if is_loopback(host()) or options().token:
-        return ""
-    return (
-        "Starting a build from this page is off, because the page is open to the network and was "
-        "started without --token. The command works."
-    )
-
-
-def may_act() -> bool:
-    """Whether this visitor may start, stop and delete things."""
-    return may_change(host(), options().token, st.session_state.get("token"))
-
-
-def check_permission(given: str | None = None) -> None:
-    """Raise `UserError` unless this visitor may change things; a right token is kept for them."""
-    given = st.session_state.get("token") if given is None else given
-    if not may_change(host(), options().token, given):
-        raise UserError("That is not the token this page was started with")
-    if given is not None:
-        st.session_state["token"] = given

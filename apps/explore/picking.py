@@ -1,12 +1,10 @@
 """The bar's pickers of gallery and model. The address and the command line choose first."""
 
-import re
 from pathlib import Path
 
 import streamlit as st
 
 from dino_core import catalog
-from dino_core.errors import UserError
 from dino_core.gallery.listing import is_gallery, list_galleries
 from explore import address, state
 from explore.opened import Opened
@@ -36,18 +34,6 @@ def _named(asked: str, root: Path) -> Path:
         if is_gallery(path):
             return path.resolve()
     return Path(asked).resolve()
-
-
-def data_of(root: Path, typed: str) -> str:
-    """The images that someone named, spelled for any process. Raises `UserError`."""
-    if not typed:
-        raise UserError("Name a folder of images first, for example /home/me/photos")
-    if re.fullmatch(r"scenes(:[\d-]+)?", typed):
-        return typed
-    path = root / Path(typed).expanduser()  # an absolute one stays what it is
-    if not path.exists():
-        raise UserError(f"{typed}: no such folder or file on the computer that runs this page")
-    return str(path.resolve())
 
 
 def model(root: Path, opened: Opened | None) -> str:

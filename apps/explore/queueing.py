@@ -24,7 +24,7 @@ from dino_core.gallery.reviewing import (
     members,
     why,
 )
-from explore import address, deciding, grid
+from explore import address, deciding, grid, permission
 from explore.here import Here
 from explore.paging import pager
 from explore.working import work
@@ -362,6 +362,7 @@ def _write(here: Here, name: str) -> None:
     """Want a table: for a callback. The page writes it, and says how far it is."""
     st.session_state.pop("cleaned", None)
     try:
+        permission.check()
         path = in_folder(here.root / FOLDER, name)
     except UserError as error:
         st.session_state["cleaned"] = str(error)

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dino_core.errors import UserError
-from dino_core.serving import is_loopback, may_change
 from dino_core.training.durations import seconds_of
 from dino_core.training.launch import start
-from explore import address, loading
+from explore import address, loading, permission
 from explore.here import Here
-from explore.options import host, options
-from explore.picking import data_of
 
 if TYPE_CHECKING:
     from dino_core.training.settings import Setting
@@ -42,12 +39,9 @@ RECIPES_HELP = (
 
 def form(here: Here) -> None:
     """Name, data, time, recipe, and every setting of it; or the sentence that says why not."""
-    if not is_loopback(host()) and not options().token:
-        st.caption(
-            "Starting a run from this page is off, because the page is open to the network and was "
-            "started without --token. A terminal works: python scripts/train.py --data FOLDER "
-            "--out runs/mine"
-        )
+    if reason := permission.why_not("Starting a run from this page"):
+        command = "python scripts/train.py --data FOLDER --out runs/mine"
+        st.caption(f"{reason} A terminal works: {command}")
         return
     if not loading.libraries_ready():
         loading.begin()
@@ -68,7 +62,7 @@ def form(here: Here) -> None:
                 help="30m, 2h: as many steps as fit. Empty: as long as the recipe says.",
             )  # fmt: skip
             given = None
-            if not is_loopback(host()):
+            if permission.open_to_network():
                 given = st.text_input("Token", type="password", width=120)
             pressed = st.form_submit_button("Start", type="primary")
         st.html(
@@ -125,9 +119,9 @@ def _start(
     from dino_core.training.settings import changed
 
     try:
-        check_permission(given)
+        permission.check(given)
         changed(RECIPES.get(recipe, Recipe()), typed)  # what cannot be is said before anything runs
-        data = data_of(here.root, data)
+        data = permission.data_of(here.root, data)
         if not re.fullmatch(r"\w[\w.-]{0,79}", out):
             raise UserError(
                 f"{out or 'The run'}: give it a name of letters, digits and hyphens, e.g. mine"
@@ -138,16 +132,5 @@ def _start(
     except UserError as error:
         st.error(str(error))
         return
-    if not is_loopback(host()):
-        st.session_state["token"] = given  # this visitor may also stop it
     address.change(view=None, of=out)
     st.rerun()
-
-
-def check_permission(given: str | None = None) -> None:
-    """Raise `UserError` unless whoever looks may start and stop things on this machine."""
-    given = st.session_state.get("token") if given is None else given
-    if not may_change(host(), options().token, given):
-        raise UserError(
-            "This page is open to the network: changing things needs the token it was started with"
-        )

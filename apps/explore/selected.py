@@ -17,11 +17,9 @@ from dino_core.gallery.columns import TAG
 from dino_core.gallery.exporting import Links, as_csv, as_parquet, as_paths, link_folder, table
 from dino_core.gallery.notes import Notes, rows_by_tag
 from dino_core.gallery.summary import Summary, summarize
-from dino_core.serving import is_loopback, may_change
-from explore import address, grid, state
+from explore import address, grid, permission, state
 from explore.here import Here
 from explore.opened import Opened, by_key
-from explore.options import host, options
 from explore.working import work
 
 BARS = 6  # labels with a bar of their own
@@ -152,7 +150,7 @@ def _doors(here: Here, opened: Opened, rows: np.ndarray, chosen: bool) -> None:
 
 def _tagging(opened: Opened, rows: np.ndarray) -> None:
     """Put a tag on the selection, or take one off."""
-    if not _may_write("Tagging"):
+    if not permission.gate("Tagging"):
         return
     count = f"{len(rows):,} image{'s' if len(rows) != 1 else ''}"
     with st.form("tag form", border=False, clear_on_submit=True):
@@ -260,7 +258,7 @@ def _exporting(here: Here, opened: Opened, rows: np.ndarray) -> None:
             icon=":material/download:", width="stretch",
         )  # fmt: skip
     st.caption("Files that are gone are marked in tables and left out of lists and folders.")
-    if not _may_write("Making a folder"):
+    if not permission.gate("Making a folder"):
         return
     with st.form("links form", border=False):
         st.text_input("A folder of links in exports/", key="links name", value=name, max_chars=80)
@@ -292,27 +290,3 @@ def _links(here: Here, opened: Opened, rows: np.ndarray) -> None:
     made = work(("links", *asked["key"]), "Making the folder", make)
     if made is not None:
         st.html(f"<p class='done' role='status'>{html.escape(made.sentence)}</p>")
-
-
-def _may_write(what: str) -> bool:
-    """Whether this visitor may; else the sentence that says why not, or the field for a token."""
-    if is_loopback(host()):
-        return True
-    token = options().token
-    if not token:
-        st.caption(
-            f"{what} is off, because the page is open to the network and was started without "
-            "--token."
-        )
-        return False
-    if may_change(host(), token, st.session_state.get("token")):
-        return True
-    st.text_input(
-        "Token", type="password", key=f"token for {what}", on_change=_keep_token, args=(what,)
-    )
-    st.caption(f"{what} needs the token that this page was started with.")
-    return False
-
-
-def _keep_token(what: str) -> None:
-    st.session_state["token"] = st.session_state[f"token for {what}"]

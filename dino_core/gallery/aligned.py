@@ -4,9 +4,9 @@ An image whose neighbors stay lies at the same place in every map; what moves ha
 method is that of umap-learn's `AlignedUMAP` (Dadu et al., "Application of Aligned-UMAP to
 longitudinal biomedical studies", 2023): UMAP's layout for each set of features, and a pull between
 the places of one image in different maps, the stronger the more neighbors they share, weaker by
-a factor e for each step that they are apart. It runs on our own layout (`layout.py`): two maps of
-2,000 images take 2 s where `AlignedUMAP` takes 15 s after 27 s of compilation, progress is told
-every epoch, and neighbors are kept no worse (`docs/log.md`).
+a factor e for each step that they are apart. It runs on our own layout (`layout.py`): two
+maps of 2,000 images take 3.6 s, where `AlignedUMAP` takes 14 to 21 s after 27 s of compilation,
+progress is told every epoch, and neighbors are kept no worse (`docs/log.md`).
 
 Shapes: M sets of features, N images, D dimensions, K neighbors.
 """

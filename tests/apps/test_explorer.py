@@ -1,19 +1,11 @@
 """The explorer in a real browser: the map, a box around points, thumbnails, neighbors."""
 
 import io
-import os
 import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from dino_core.launcher import Launcher, Server
-from dino_core.serving import choose_port
 
 ANSWER_BOUND = 50.0  # seconds; ten times the mark
 COUNT = 120

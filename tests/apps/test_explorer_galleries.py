@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explore import loading, making, options
+from explore import loading, making, options, permission
 from explore.pages import galleries
 from streamlit.testing.v1 import AppTest
 
@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def run(*arguments: str, host: str = "127.0.0.1", **values: str) -> AppTest:
         monkeypatch.setattr(sys, "argv", ["explorer", "--root", str(tmp_path), *arguments])
-        for module in (making, galleries):
+        for module in (permission, galleries):
             monkeypatch.setattr(module, "host", lambda: host)
         options.options.cache_clear()
         page = AppTest.from_file(str(ROOT / "apps" / "explore" / "page.py"), default_timeout=60)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explore import loading, models, options
-from explore.pages import heads
+from explore import loading, models, options, permission
 from streamlit.testing.v1 import AppTest
 
 from dino_core.gallery import Gallery, atlas_building
@@ -105,7 +104,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(loading, "begin", lambda: None)
 
     def run(host: str = "127.0.0.1", **values: str) -> AppTest:
-        monkeypatch.setattr(heads, "host", lambda: host)
+        monkeypatch.setattr(permission, "host", lambda: host)
         monkeypatch.setattr(sys, "argv", ["explorer", "--root", str(tmp_path)])
         options.options.cache_clear()
         page = AppTest.from_file(str(ROOT / "apps" / "explore" / "page.py"), default_timeout=60)
@@ -129,7 +128,7 @@ def test_without_an_atlas_the_page_offers_one(run, tmp_path, make_gallery, monke
     monkeypatch.setattr(models, "wanted", lambda here: None)
     assert "Nobody has looked through the heads" in said(run())
     text = said(run(host="0.0.0.0", atlas="12"))
-    assert "off on a page that other machines can reach" in text
+    assert "Looking through the heads is off" in text
 
 
 def test_computing_asks_for_the_gallery_s_model(run, tmp_path, make_gallery, monkeypatch, seer):

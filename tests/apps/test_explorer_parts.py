@@ -8,7 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from explore import address, components, loading, making, mapping, options, server, state
+from explore import (
+    address,
+    components,
+    loading,
+    making,
+    mapping,
+    options,
+    permission,
+    server,
+    state,
+)
 from explore.here import Here
 from explore.opened import by_key, open_gallery
 from starlette.applications import Starlette
@@ -30,7 +40,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def run(*arguments: str, host: str = "127.0.0.1") -> AppTest:
         monkeypatch.setattr(sys, "argv", ["explorer", "--root", str(tmp_path), *arguments])
-        monkeypatch.setattr(making, "host", lambda: host)
+        monkeypatch.setattr(permission, "host", lambda: host)
         options.options.cache_clear()
         page = AppTest.from_file(str(ROOT / "apps" / "explore" / "page.py"), default_timeout=60)
         return page.run()
@@ -124,8 +134,8 @@ def test_open_to_the_network_a_build_needs_the_token(run, tmp_path, monkeypatch)
 def test_a_build_is_started_where_the_folder_says(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(making, "start_build", lambda *args, **kwargs: started.append(args))
-    monkeypatch.setattr(making, "options", options.Options)
-    monkeypatch.setattr(making, "host", lambda: "127.0.0.1")
+    monkeypatch.setattr(permission, "options", options.Options)
+    monkeypatch.setattr(permission, "host", lambda: "127.0.0.1")
     with pytest.raises(UserError, match="Name a folder"):
         making.start(tmp_path, "starter", "")
     with pytest.raises(UserError, match="nowhere: no such folder"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explore import loading, making, options, queueing
+from explore import loading, options, permission, queueing
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -65,7 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """Run the page at an address."""
     monkeypatch.setattr(loading, "begin", lambda: None)
     monkeypatch.setattr(sys, "argv", ["explorer", "--root", str(tmp_path)])
-    monkeypatch.setattr(making, "host", lambda: "127.0.0.1")
+    monkeypatch.setattr(permission, "host", lambda: "127.0.0.1")
 
     def run(**values: str) -> AppTest:
         options.options.cache_clear()

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explore import running
+from explore import permission, running
 from explore.here import Here
+from explore.options import Options
 
 from dino_core.errors import UserError
 from dino_core.runs import Run
@@ -81,6 +82,8 @@ def test_what_the_form_sends_is_what_is_launched(tmp_path: Path, monkeypatch: An
     sent: list[Any] = []
     monkeypatch.setattr(running, "start", lambda *args, **kwargs: sent.append((args, kwargs)))
     monkeypatch.setattr(running.st, "rerun", lambda: None)
+    monkeypatch.setattr(permission, "options", Options)
+    monkeypatch.setattr(permission, "host", lambda: "127.0.0.1")
     monkeypatch.setattr(running.address, "change", lambda **values: sent.append(values))
     here = Here(tmp_path, "starter", None)  # type: ignore[arg-type]
     typed = {"optim.lr": "0.001", "batch_size": "8"}
@@ -103,14 +106,14 @@ def test_what_the_form_sends_is_what_is_launched(tmp_path: Path, monkeypatch: An
 
 def test_open_to_the_network_only_who_has_the_token_changes_things(monkeypatch: Any) -> None:
     session: dict[str, Any] = {}
-    monkeypatch.setattr(running.st, "session_state", session)
-    monkeypatch.setattr(running, "host", lambda: "0.0.0.0")
-    monkeypatch.setattr(running, "options", lambda: type("Options", (), {"token": "sesame"}))
+    monkeypatch.setattr(permission.st, "session_state", session)
+    monkeypatch.setattr(permission, "host", lambda: "0.0.0.0")
+    monkeypatch.setattr(permission, "options", lambda: type("Options", (), {"token": "sesame"}))
     with pytest.raises(UserError, match="needs the token"):
-        running.check_permission()
-    running.check_permission("sesame")
+        permission.check()
+    permission.check("sesame")
     session["token"] = "sesame"
-    running.check_permission()
+    permission.check()
 
 
 def until(true: Any, page: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explore import options, selected
+from explore import options, permission, selected
 from streamlit.testing.v1 import AppTest
 
 from dino_core.gallery import Gallery
@@ -76,7 +76,7 @@ def run(make_gallery, tmp_path, monkeypatch) -> Any:
     options.options.cache_clear()
 
     def run(count: int = 30, picked: str = "1", host: str = "127.0.0.1") -> AppTest:
-        monkeypatch.setattr(selected, "host", lambda: host)
+        monkeypatch.setattr(permission, "host", lambda: host)
         given = (str(tmp_path), "few", picked, count)
         return settled(AppTest.from_function(script, default_timeout=60, args=given).run())
 

@@ -14,7 +14,7 @@ from dino_core.gallery.clusters import Cluster, Clustering, Description, cluster
 from dino_core.gallery.columns import CLUSTER
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.selection import page_of, shares
-from explore import address, figures, grid, mapping, models, slicing, state
+from explore import address, figures, grid, mapping, models, permission, slicing, state
 from explore.here import Here
 from explore.opened import Opened
 from explore.working import work
@@ -128,6 +128,11 @@ def _make(key: str) -> None:
 
 def _begin(action: tuple[Any, ...]) -> None:
     """Ask for something that takes a moment: it is done while the page is drawn."""
+    try:
+        permission.check()
+    except UserError as error:
+        st.session_state[SAID] = str(error)
+        return
     st.session_state[PENDING] = (time.time_ns(), *action)
 
 
@@ -292,6 +297,7 @@ def _settings(clustering: Clustering) -> tuple[Any, ...] | None:
 def _do(function: Any, *arguments: Any) -> None:
     """An edit, for a callback; what is wrong is said on the page."""
     try:
+        permission.check()
         function(*arguments)
     except UserError as error:
         st.session_state[SAID] = str(error)

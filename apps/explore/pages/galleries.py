@@ -25,7 +25,7 @@ from dino_core.gallery.listing import asked_for
 from dino_core.gallery.manifest import how_made, said_of_update
 from dino_core.gallery.maps import UmapSettings
 from dino_core.serving import is_loopback
-from explore import address, making
+from explore import address, making, permission
 from explore.here import Here
 from explore.options import host, options
 from explore.working import work
@@ -41,7 +41,7 @@ def show(here: Here) -> None:
     entries = {entry.name: entry for entry in list_galleries(here.root)}
     chosen = entries.get(address.get("about") or "")
     with here.bar:
-        _token()
+        permission.gate("Changing galleries")
     if error := st.session_state.pop(ERROR, None):
         st.error(error)
     left, right = st.columns([1.55, 1], gap="medium")
@@ -52,23 +52,6 @@ def show(here: Here) -> None:
             _new(here)
         else:
             _manage(here, chosen)
-
-
-def _token() -> None:
-    """Where the page is open to the network: what lets this visitor change things."""
-    if is_loopback(host()) or making.may_act():
-        return
-    if reason := making.why_not():
-        st.caption(reason)
-        return
-    given = st.text_input("Token", type="password", placeholder="to change anything", width=220)
-    if given:
-        try:
-            making.check_permission(given)
-        except UserError as error:
-            st.error(str(error))
-        else:
-            st.rerun()
 
 
 # -- the list ---------------------------------------------------------------------------------
@@ -241,7 +224,7 @@ def _update(here: Here, gallery: Gallery) -> None:
 
 def _start_update(here: Here, gallery: Gallery, data: str) -> None:
     if data != gallery.info.data:
-        data = making.allowed(here.root, data)
+        data = permission.data_of(here.root, data)
     start_build(gallery.info.model, data, gallery.path, root=here.root, update=True)
 
 
@@ -355,9 +338,9 @@ def _button(
     label: str, key: str, act: Callable[[], object], *, disabled: bool = False, **how: Any
 ) -> None:
     """A button that changes something, if this visitor may; what goes wrong is said at the top."""
-    if st.button(label, key=key, disabled=disabled or not making.may_act(), **how):
+    if st.button(label, key=key, disabled=disabled or not permission.may_act(), **how):
         try:
-            making.check_permission()
+            permission.check()
             act()
         except UserError as error:
             st.session_state[ERROR] = str(error)

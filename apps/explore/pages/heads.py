@@ -11,11 +11,9 @@ from dino_core.catalog.entries import model_stamp
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery
 from dino_core.gallery.atlas import FOLDER, HEADER, Atlas, Excited, commonest, excited, in_words
-from dino_core.serving import is_loopback
-from explore import address, attention, components, models, panels
+from explore import address, attention, components, models, panels, permission
 from explore.here import Here
 from explore.opened import Opened
-from explore.options import host
 from explore.server import publish
 from explore.working import work
 
@@ -56,7 +54,7 @@ def show(here: Here) -> None:
     """Draw the page."""
     atlas = _computed(here, _stored(here.gallery))
     if atlas is None:
-        if not address.get("atlas") or not is_loopback(host()):
+        if not address.get("atlas") or not permission.may_act():
             with st.container(key="empty"):
                 st.html(
                     "<h2>Nobody has looked through the heads of this gallery</h2><p class='facts'>"
@@ -104,7 +102,7 @@ def _read(path: Path, changed: int) -> Atlas | None:
 def _computed(here: Here, there: Atlas | None) -> Atlas | None:
     """The atlas that the address asks for; the one that is there while it is being computed."""
     asked = address.get("atlas") or ""
-    if not asked.isdecimal() or int(asked) < 1 or not is_loopback(host()):
+    if not asked.isdecimal() or int(asked) < 1 or not permission.may_act():
         return there
     if there is not None and there.info.asked == int(asked) and there.is_current(here.gallery):
         address.change(atlas=None, again=None)
@@ -132,8 +130,7 @@ def _computed(here: Here, there: Atlas | None) -> Atlas | None:
 def _ask(here: Here) -> None:
     """How many images, how long that takes, and the button that begins."""
     assert here.opened is not None
-    if not is_loopback(host()):
-        st.caption("Computing is off on a page that other machines can reach; open it on this one.")
+    if not permission.gate("Looking through the heads"):
         return
     model = models.wanted(here)
     if model is None:

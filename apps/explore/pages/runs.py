@@ -18,7 +18,7 @@ from dino_core.training.curves import Curves
 from dino_core.training.durations import spoken
 from dino_core.training.launch import Overview, begun_runs, last_lines, overview, resume, stop
 from dino_core.usage import Watch
-from explore import address, running
+from explore import address, permission, running
 from explore.here import Here
 
 EVERY = 2.0  # seconds between looks at runs that are alive
@@ -183,7 +183,7 @@ def _resume(run: Run, root: Path) -> None:
 def _do(here: Here, what: Any, run: Run) -> None:
     """Stop or resume, where whoever looks may; what goes wrong stands beside the run."""
     try:
-        running.check_permission()
+        permission.check()
         what(run, here.root) if what is _resume else what(run)
     except UserError as error:
         st.session_state[f"error {run.name}"] = str(error)
