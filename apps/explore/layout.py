@@ -17,7 +17,7 @@ MARK = components.ASSETS / "mark.svg"
 
 @dataclass(frozen=True)
 class Page:
-    """One of `explore/pages`."""
+    """One of `explore/tabs`."""
 
     title: str
     of_gallery: bool = True  # whether it shows a gallery
@@ -66,7 +66,7 @@ def _page(root: Path) -> None:
     if page.of_gallery and opened is None:
         making.first(root, model, empty=path is None)
         return
-    import_module(f"explore.pages.{name}").show(Here(root, model, bar, opened))
+    import_module(f"explore.tabs.{name}").show(Here(root, model, bar, opened))
 
 
 def _turn() -> None:

@@ -168,7 +168,7 @@ def test_an_image_that_only_this_gallery_has_is_said(run, tmp_path, make_gallery
 
 
 def test_a_gallery_deleted_meanwhile_is_a_sentence(run, tmp_path, make_gallery, monkeypatch):
-    from explore.pages import compare
+    from explore.tabs import compare
 
     other = make_gallery(tmp_path / "galleries" / "some", "scenes:20")
     open_now = compare.open_gallery

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from explore import loading, making, options, permission
-from explore.pages import galleries
+from explore.tabs import galleries
 from streamlit.testing.v1 import AppTest
 
 from dino_core.gallery import build_status, list_galleries

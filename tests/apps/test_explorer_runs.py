@@ -70,7 +70,7 @@ def test_the_form_starts_what_was_typed(explorer: tuple[str, Path], page: Any) -
     page.get_by_label("Images").fill("scenes:40")
     page.get_by_label("Name of the run").fill("typed")
     page.get_by_text("The run", exact=True).click()
-    field = page.get_by_label("Batch size")
+    field = page.get_by_role("textbox", name="Batch size")
     assert re.fullmatch(r"\d+", field.get_attribute("placeholder"))
     field.fill("many")
     page.get_by_role("button", name="Start", exact=True).click()
@@ -109,7 +109,7 @@ def test_open_to_the_network_only_who_has_the_token_changes_things(monkeypatch: 
     monkeypatch.setattr(permission.st, "session_state", session)
     monkeypatch.setattr(permission, "host", lambda: "0.0.0.0")
     monkeypatch.setattr(permission, "options", lambda: type("Options", (), {"token": "sesame"}))
-    with pytest.raises(UserError, match="needs the token"):
+    with pytest.raises(UserError, match="needs its token"):
         permission.check()
     permission.check("sesame")
     session["token"] = "sesame"

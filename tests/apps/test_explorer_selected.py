@@ -195,7 +195,7 @@ def test_downloads_are_made_when_they_are_asked_for(run, monkeypatch):
 def test_strangers_neither_tag_nor_make_folders(run, gallery, tmp_path):
     page = run(host="0.0.0.0")
     text = said(page)
-    assert "Tagging is off, because the page is open to the network" in text
+    assert "Tagging is off: the page is open to the network" in text
     assert "Making a folder is off" in text
     assert not [one for one in page.button if one.label.startswith(("Tag", "Make"))]
     assert len(page.get("download_button")) == 3
