@@ -208,7 +208,7 @@ class Comparison:
 
     def chance(self, k: int) -> float:
         """The mean overlap of features that have nothing to do with each other."""
-        return overlap_by_chance(len(self.match), k)
+        return overlap_by_chance(len(self.judged_S), k)  # among which neighbors were found
 
     def histogram(self, k: int) -> np.ndarray:
         """How many judged images share 0, 1, ... `k` neighbors: int64 [k + 1]."""

@@ -266,6 +266,7 @@ def test_many_common_images_are_sampled_where_neighbors_must_be_found_anew(pair,
     assert len(told.judged_S) == 40 and "among 40 of the common images" in told.notes[0]
     first, second = pair[0].features[told.judged_S], pair[1].features[::-1][told.judged_S]
     assert told.overlap(5) == pytest.approx(overlap_by_loops(first, second, 5))
+    assert told.chance(5) == 5 / 39  # of those among which neighbors were found
 
 
 def test_a_damaged_graph_is_found_anew(pair):
