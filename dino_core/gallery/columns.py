@@ -8,6 +8,7 @@ nearest", "outlier score", "k-NN agreement"), "cluster: NAME" of each clustering
 each tag. The map is colored by them, searches are filtered by them.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ SIMILARITY = "similarity to nearest"  # low: alone; 1.00: a duplicate
 OUTLIER = "outlier score"  # 1 - mean cosine with the ten nearest
 AGREEMENT = "k-NN agreement"  # share of the neighbors' vote for the image's own label
 CLUSTER, TAG = "cluster: ", "tag: "
+FOUND = "found: "  # begins the tags that pages put on, and take off again
 OUTLIER_NEIGHBORS = 10
 _OURS = {"id", "path", "label", "split", "mask", "content_hash", "size", "mtime", "gone"}
 
@@ -85,19 +87,23 @@ def _clusters(gallery: Gallery, name: str) -> pd.Series:
 
 
 def _distinct(titles: list[str]) -> list[str]:
-    """Names that several clusters share get the cluster's number."""
-    return [
-        f"{title} ({number})" if titles.count(title) > 1 else title
-        for number, title in enumerate(titles)
-    ]
+    """Names that several clusters share get the cluster's number, until no two are the same."""
+    while len(shared := Counter(titles)) < len(titles):
+        titles = [
+            f"{title} ({number})" if shared[title] > 1 else title
+            for number, title in enumerate(titles)
+        ]
+    return titles
 
 
 def _tagged(gallery: Gallery, tag: str) -> pd.Series:
+    """The tag where an image has it, missing where not."""
     from dino_core.gallery.notes import Notes
 
     ids = Notes(gallery.path).tags().get(tag, [])
-    tagged_N = gallery.images["id"].isin(ids).to_numpy()
-    return pd.Series(np.where(tagged_N, tag, "not"), name=TAG + tag)
+    tagged_N = gallery.images["id"].isin(ids).to_numpy(bool)
+    values = pd.Categorical.from_codes(np.where(tagged_N, 0, -1), [tag])
+    return pd.Series(values, name=TAG + tag)
 
 
 def _similarity(gallery: Gallery) -> np.ndarray:
