@@ -46,8 +46,8 @@ export function bounds(x, y) {
  * a digitized line or its caricature", 1973, with a tolerance that grows until few enough are left.
  */
 export function simplified(outline) {
-  let corners = outline;
-  for (let tolerance = 0.5; corners.length > CORNERS; tolerance *= 1.4) corners = thinned(outline, tolerance);
+  let corners = thinned(outline, 0.5);
+  for (let tolerance = 0.7; corners.length > CORNERS; tolerance *= 1.4) corners = thinned(outline, tolerance);
   return corners;
 }
 

@@ -107,6 +107,7 @@ def test_shift_adds_to_a_selection_and_both_sides_count_the_same(board):
     assert len(first["polygons"]) == 1 and both["polygons"][:1] == first["polygons"]
     one, two = (Selection.from_browser(message) for message in (first, both))
     assert len(two.polygons) == 2
+    assert len(two.polygons[1]) == 3, "corners on a line are left out"
     found = select(*xy, codes, two)
     assert len(select(*xy, codes, one)) < len(found) < 3000
     assert board.page.locator(".scatter").get_attribute("data-selected") == str(len(found))
