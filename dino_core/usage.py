@@ -7,6 +7,7 @@ watch.look()              # Usage(cores=1.9, memory=1.2e9 bytes, gpus=[...]), No
 import contextlib
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,22 +39,27 @@ class Usage:
 
 
 class Watch:
-    """Looks at one process, as `processes.this_process` describes it, again and again."""
+    """Looks at one process, as `processes.this_process` describes it, again and again.
+
+    Several threads may do so, one after the other.
+    """
 
     def __init__(self, process: dict[str, Any]) -> None:
         self.process = process
         self._known: dict[int, psutil.Process] = {}  # their clocks run from look to look
+        self._lock = threading.Lock()
 
     def look(self) -> Usage | None:
         """What it uses; None when it is gone, or elsewhere. The first look tells 0 cores."""
         if not is_alive(self.process):
             return None
         cores, memory = 0.0, 0
-        for process in self._family():
-            with contextlib.suppress(psutil.Error):  # ended meanwhile
-                process = self._known.setdefault(process.pid, process)
-                cores += process.cpu_percent() / 100
-                memory += process.memory_info().rss
+        with self._lock:
+            for process in self._family():
+                with contextlib.suppress(psutil.Error):  # ended meanwhile
+                    process = self._known.setdefault(process.pid, process)
+                    cores += process.cpu_percent() / 100
+                    memory += process.memory_info().rss
         return Usage(cores, memory, gpus())
 
     def _family(self) -> list[psutil.Process]:

@@ -8,6 +8,7 @@ Needs no torch.
 """
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,23 @@ NOT_CURVES = {"step", "epoch", "steps_done"}
 
 
 class Curves:
-    """The metrics of one run. Several threads may read it; one at a time updates it."""
+    """The metrics of one run. Several threads may use it."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._tail = Tail(run.path / "metrics.jsonl")
         self._steps: dict[str, list[int]] = {}
         self._values: dict[str, list[float]] = {}
+        self._lock = threading.Lock()
 
     def update(self) -> None:
         """Take in what the run has logged since; a run that went back is told anew."""
-        lines = self._tail.read()
-        if self._tail.replaced:
-            self._steps, self._values = {}, {}
-        for row in rows_of(lines):
-            self._add(row)
+        with self._lock:  # two at once would both read the same lines
+            lines = self._tail.read()
+            if self._tail.replaced:
+                self._steps, self._values = {}, {}
+            for row in rows_of(lines):
+                self._add(row)
 
     def _add(self, row: dict[str, Any]) -> None:
         for name, value in row.items():

@@ -1,5 +1,7 @@
 """A run's metrics as curves, read while they grow."""
 
+import threading
+
 import numpy as np
 
 from dino_core.runs import Run
@@ -39,3 +41,30 @@ def test_many_points_become_the_means_of_equal_stretches(tmp_path):
     by_hand = [values[i : i + 11].mean() for i in range(0, 1003, 11)]
     np.testing.assert_allclose(points[:, 1], by_hand)
     assert points[0, 0] == 5 and points[-1, 0] == np.arange(1001, 1003).mean()
+
+
+def test_two_visitors_at_once_double_no_point(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.append_metrics([{"step": step, "loss": 1.0} for step in range(50)])
+    curves, together = Curves(run), threading.Barrier(2)
+    read = curves._tail.read
+
+    def slowly():
+        offset, lines = curves._tail.offset, read()
+        whole, curves._tail.offset = curves._tail.offset, offset
+        threading.Event().wait(0.2)  # time for another to begin at the same place
+        curves._tail.offset = whole
+        return lines
+
+    monkeypatch.setattr(curves._tail, "read", slowly)
+
+    def visit():
+        together.wait()
+        curves.update()
+
+    visitors = [threading.Thread(target=visit) for _ in range(2)]
+    for one in visitors:
+        one.start()
+    for one in visitors:
+        one.join()
+    assert [step for step, _ in curves.points("loss")] == list(range(50))
