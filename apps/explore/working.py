@@ -12,6 +12,7 @@ import streamlit as st
 
 from dino_core.catalog.works import Works
 from dino_core.gallery.progress import Progress
+from explore import permission, words
 
 AT_ONCE = 0.2  # seconds; what is done by then shows no bar
 
@@ -20,18 +21,23 @@ _works = Works()
 
 
 def work(
-    key: tuple[Hashable, ...], what: str, function: Callable[[Progress], Value]
+    key: tuple[Hashable, ...],
+    what: str,
+    function: Callable[[Progress], Value],
+    *,
+    to_end: bool = False,
 ) -> Value | None:
     """What `function` returns, which is never None; None while it is not there.
 
-    The key has to hold all that the value depends on.
+    The key has to hold all that the value depends on. Once no page shows it any more it is given
+    up; what someone has begun by a button and is kept on the disk goes on `to_end`.
     """
-    found = _works.ask(key, function)
+    found = _works.ask(key, function, to_end=to_end)
     found.wait(AT_ONCE)
     if found.state == "done":
         return found.value  # type: ignore[no-any-return]
     if found.state == "failed":
-        st.error(found.message)
+        words.error(found.message)
         st.button("Try again", on_click=_works.forget, args=(key,), key=f"again {key}")
     else:
         _bar(key, what)
@@ -48,4 +54,5 @@ def _bar(key: tuple[Hashable, ...], what: str) -> None:
     count = f", {found.done:,} of {found.total:,}" if found.total > 1 else ""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(share, 1.0), text=f"{what}: {found.message.lower()}{count}")
-        st.button("Cancel", on_click=_works.cancel, args=(key,), key=f"cancel {key}")
+        if permission.may_act():  # others may wait for it, too
+            st.button("Cancel", on_click=_works.cancel, args=(key,), key=f"cancel {key}")
