@@ -7,6 +7,7 @@ a route sends may be cached for good, and no address reaches a folder that no pa
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dino_core.errors import UserError
 from dino_core.gallery import Gallery
+from dino_core.gallery.clusters import clusterings
 from dino_core.gallery.columns import column as values_of
 from dino_core.gallery.columns import column_names, stamp
 from dino_core.gallery.manifest import MANIFEST
+from dino_core.gallery.notes import Notes, rows_by_tag
 from dino_core.gallery.selection import MAX_CATEGORIES, NO_VALUE, Coloring, color_by
 from dino_core.rng import permutation
 
 GALLERIES_KEPT = 4
-IDS_KEPT = 256  # of which the row was looked up
 
 _open: OrderedDict[str, "Opened"] = OrderedDict()
 _lock = threading.Lock()
@@ -36,7 +39,7 @@ class Opened:
     key: str
     gallery: Gallery
     _colorings: dict[str, tuple[int, Coloring]] = field(default_factory=dict)
-    _rows: dict[str, int | None] = field(default_factory=dict)
+    _read: dict[str, tuple[Hashable, Any]] = field(default_factory=dict)
     _xy: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,7 +51,18 @@ class Opened:
     @property
     def columns(self) -> list[str]:
         """What the map can be colored by, the label first where there is one."""
-        return column_names(self.gallery)
+        changed = *clusterings(self.gallery), Notes(self.gallery.path).stamp()[0]
+        return self._fresh("columns", changed, lambda: column_names(self.gallery))
+
+    @property
+    def tagged(self) -> dict[str, np.ndarray]:
+        """The rows that have each tag, int64 ascending."""
+        notes = Notes(self.gallery.path)
+        return self._fresh(
+            "tagged",
+            notes.stamp()[0],
+            lambda: rows_by_tag(self.gallery.images["id"], notes.tags()),
+        )
 
     @cached_property
     def rank(self) -> np.ndarray:
@@ -57,6 +71,17 @@ class Opened:
         Grids show images in it: the first page of any selection is then a fair sample of it.
         """
         return permutation(len(self.labels), "explorer", "order of grids")
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """All rows in that order, int64 [n]."""
+        return np.argsort(self.rank)
+
+    def mixed(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows in that order."""
+        if len(rows) == len(self.order):
+            return self.order
+        return rows[np.argsort(self.rank[rows])]
 
     def coloring(self, column: str) -> Coloring:
         """That column as colors; the first call computes it. Raises `UserError` for no column."""
@@ -90,14 +115,10 @@ class Opened:
 
     def row(self, id: str | None) -> int | None:
         """The row of an image's id, None for one that is not here."""
-        if id is None:
+        try:
+            return None if id is None else self.gallery.row(id)
+        except UserError:
             return None
-        if id not in self._rows:
-            found = np.flatnonzero((self.gallery.images["id"] == id).to_numpy(bool))
-            while len(self._rows) >= IDS_KEPT:
-                self._rows.pop(next(iter(self._rows)))
-            self._rows[id] = int(found[0]) if len(found) else None
-        return self._rows[id]
 
     def xy(self, map_name: str) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates as the browser gets them, float32 [n] each; NaN where a row has none."""
@@ -106,22 +127,41 @@ class Opened:
             self._xy[map_name] = tuple(frame[axis].to_numpy(np.float32) for axis in "xy")
         return self._xy[map_name]
 
+    def _fresh(self, name: str, changed: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made anew only where `changed` is not what it was."""
+        known = self._read.get(name)
+        if known is None or known[0] != changed:
+            known = self._read[name] = changed, make()
+        return known[1]
+
 
 def open_gallery(path: Path) -> Opened:
     """Open `path`, or find it open. Raises `UserError` when it is no whole gallery."""
     path = path.resolve()
+    key = _key(path)
+    with _lock:
+        if key in _open:
+            _open.move_to_end(key)
+            return _open[key]
+    gallery = Gallery.open(path)  # no lock: it may wait for an update, and others' galleries do not
+    if key != _key(path):
+        return open_gallery(path)  # which was replaced meanwhile
+    with _lock:
+        if key not in _open:
+            for older in [key for key, one in _open.items() if one.gallery.path == path]:
+                del _open[older]
+            _open[key] = Opened(key, gallery)
+            while len(_open) > GALLERIES_KEPT:
+                _open.popitem(last=False)
+        return _open[key]
+
+
+def _key(path: Path) -> str:
     try:
         made = (path / MANIFEST).stat().st_mtime_ns
     except OSError:
         made = 0  # Gallery.open says what is wrong
-    key = hashlib.blake2b(f"{path}\n{made}".encode(), digest_size=9).hexdigest()
-    with _lock:
-        if key not in _open:
-            _open[key] = Opened(key, Gallery.open(path))
-            while len(_open) > GALLERIES_KEPT:
-                _open.popitem(last=False)
-        _open.move_to_end(key)
-        return _open[key]
+    return hashlib.blake2b(f"{path}\n{made}".encode(), digest_size=9).hexdigest()
 
 
 def _spoken(value: Any) -> str:

@@ -6,7 +6,6 @@ selected.show(here, rows, color)       # rows of the selection, or all rows wher
 import hashlib
 import html
 import time
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import streamlit as st
 from dino_core.errors import UserError
 from dino_core.gallery.columns import TAG
 from dino_core.gallery.exporting import Links, as_csv, as_parquet, as_paths, link_folder, table
-from dino_core.gallery.notes import Notes, rows_by_tag
+from dino_core.gallery.notes import Notes
 from dino_core.gallery.summary import Summary, summarize
 from explore import address, grid, permission, state
 from explore.here import Here
-from explore.opened import Opened, by_key
+from explore.opened import Opened
 from explore.working import work
 
 BARS = 6  # labels with a bar of their own
@@ -50,8 +49,7 @@ def show(here: Here, rows: np.ndarray, color: str) -> None:
         medoids = summary.medoids[:MEDOIDS]
         grid.show(opened, medoids, key="medoids", color=color, scores=summary.cosines[:MEDOIDS])
         st.html("<h3>All of them <small>in a random order</small></h3>")
-    mixed = rows[np.argsort(opened.rank[rows])]
-    grid.show(opened, mixed, key="grid", color=color, pager="p")
+    grid.show(opened, opened.mixed(rows), key="grid", color=color, pager="p")
 
 
 def _title(count: int, chosen: bool) -> str:
@@ -158,7 +156,7 @@ def _tagging(opened: Opened, rows: np.ndarray) -> None:
         st.form_submit_button(
             f"Tag {count}", type="primary", on_click=_tag, args=(opened, rows, None)
         )
-    there = _tagged(opened)
+    there = opened.tagged
     if not there:
         st.caption("Tagged images are a slice: color the map by it, filter by it, export it.")
         return
@@ -166,7 +164,7 @@ def _tagging(opened: Opened, rows: np.ndarray) -> None:
     for tag, tagged in list(there.items())[:TAGS_LISTED]:
         have = int(np.isin(rows, tagged).sum())
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(f"{_plain(tag)} · {have:,}", width="stretch")
+            st.markdown(f"{words.plain(tag)} · {have:,}", width="stretch")
             st.button(
                 "Add", key=f"tag on {tag}", on_click=_tag, args=(opened, rows, tag),
                 disabled=have == len(rows),
@@ -192,7 +190,7 @@ def _tag(opened: Opened, rows: np.ndarray, tag: str | None) -> None:
     except UserError as error:
         st.session_state[SAID] = ("error", str(error))
         return
-    st.session_state[SAID] = ("done", f"Tagged {len(rows):,}: {_plain(name)}")
+    st.session_state[SAID] = ("done", f"Tagged {len(rows):,}: {words.plain(name)}")
 
 
 def _untag(opened: Opened, rows: np.ndarray, tag: str) -> None:
@@ -202,28 +200,15 @@ def _untag(opened: Opened, rows: np.ndarray, tag: str) -> None:
         st.session_state[SAID] = ("error", str(error))
 
 
-def _tagged(opened: Opened) -> dict[str, np.ndarray]:
-    """The rows that have each tag."""
-    return _read_tags(opened.key, Notes(opened.gallery.path).stamp())
-
-
-@lru_cache(maxsize=4)
-def _read_tags(key: str, _stamp: tuple[Any, ...]) -> dict[str, np.ndarray]:
-    opened = by_key(key)
-    if opened is None:  # it is being closed
-        return {}
-    return rows_by_tag(opened.gallery.images["id"], Notes(opened.gallery.path).tags())
-
-
 def _slices(opened: Opened) -> None:
     """The tags as buttons that select their images on the map."""
-    there = _tagged(opened)
+    there = opened.tagged
     if not there:
         return
     with st.container(horizontal=True, gap="small", key="slices"):
         for tag, rows in list(there.items())[:TAGS_LISTED]:
             st.button(
-                f"{_plain(tag)} · {len(rows):,}", key=f"slice {tag}", icon=":material/sell:",
+                f"{words.plain(tag)} · {len(rows):,}", key=f"slice {tag}", icon=":material/sell:",
                 on_click=_open_slice, args=(opened, tag),
             )  # fmt: skip
     if len(there) > TAGS_LISTED:

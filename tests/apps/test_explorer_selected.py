@@ -152,7 +152,7 @@ def test_tags_are_put_on_shown_and_taken_off(run, gallery):
 
 def test_a_tag_opens_its_slice_on_the_map(run, gallery):
     Notes(gallery.path).tag(gallery.images["id"].iloc[:3], "rare")
-    page = run()
+    page = run(picked="")
     page.button(key="slice rare").click().run()
     column, shown = page.session_state["color now"]
     assert column == "tag: rare"
