@@ -17,10 +17,11 @@ from dino_core.errors import UserError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is gone.
 
-    Raises `UserError` when the disk is full or the folder cannot be written.
+    `new`: nothing is replaced, whoever else writes there at the same time. Raises `UserError` when
+    there is a file then, the disk is full, or the folder cannot be written.
     """
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield aside
             flush_to_disk(aside)
             aside.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; these are to be shared
+            if new:
+                _claim(path, aside)
             os.replace(aside, path)
             flush_to_disk(path.parent)
         finally:
@@ -58,9 +61,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left half written in `folder`; only its one writer may."""
-    for path in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, prefix: str = ".") -> None:
+    """Remove what killed processes have left half written in `folder`; only its one writer may.
+
+    `prefix`: where there are several writers, what the names of this one's begin with.
+    """
+    for path in folder.glob(f"{prefix}*.tmp"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -117,6 +123,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _claim(path: Path, content: Path) -> None:
+    """Make the file `path` of what is in `content`, unless there is one: one step, one winner."""
+    try:
+        try:
+            os.link(content, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links: only the name, until it is replaced
+            path.open("x").close()
+    except FileExistsError:
+        raise UserError(
+            f"{path}: is there already, and nothing is written over; choose a new name"
+        ) from None
 
 
 def flush_to_disk(path: Path) -> None:

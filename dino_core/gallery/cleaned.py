@@ -174,7 +174,7 @@ def _paths(paths: pd.Series, root: str | None, folder: Path) -> list[str]:
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     """Write it; a CSV is read back before it appears."""
-    with whole_file(path) as aside:
+    with whole_file(path, new=True) as aside:
         if path.suffix.lower() == ".parquet":
             table.to_parquet(aside, index=False)
             return

@@ -131,7 +131,7 @@ def link_folder(
         try:
             counts = _fill(aside, gallery, np.asarray(rows_M, np.int64), by_label, progress)
             aside.chmod(0o755)
-            os.rename(aside, folder)  # refused when somebody has made a folder there meanwhile
+            os.rename(aside, folder)  # refused where somebody has put files meanwhile
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:

@@ -34,6 +34,7 @@ def gallery_of(data: Path, out: Path) -> Gallery:
         data=str(data), source_hash="0", root=str(source.root), classes=[], generated=False,
         count=len(source), dim=4, neighbors=3, maps={},
     )  # fmt: skip
+    info.write(out)
     mine = Gallery(out, info)
     mine.images = images_table(source, facts, their_columns(source))
     return mine
@@ -130,6 +131,32 @@ def test_what_a_csv_cannot_say_is_refused_and_leaves_no_file(photos: Path, tmp_p
     odd.images["a;b;c;d;e;f;g"] = 1
     with pytest.raises(UserError, match="parquet"):
         write_cleaned(odd, tmp_path / "odd.csv")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_who_write_one_table_the_second_is_told(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """The other's file appears after the first look, while ours is being written."""
+    mine, path = gallery_of(photos, tmp_path / "g"), tmp_path / "out.parquet"
+    write = pd.DataFrame.to_parquet
+
+    def overtaken(table: pd.DataFrame, *args: Any, **kwargs: Any) -> None:
+        write(table, *args, **kwargs)
+        path.write_text("theirs")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "this disk has no links")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    with monkeypatch.context() as patched:
+        patched.setattr(pd.DataFrame, "to_parquet", overtaken)
+        with pytest.raises(UserError, match=r"out\.parquet: is there already, and nothing is"):
+            write_cleaned(mine, path)
+    assert path.read_text() == "theirs"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["g", "out.parquet", "photos"]
+    assert len(open_source(write_cleaned(mine, tmp_path / "free.parquet").path)) == 6
 
 
 def test_refusals_are_sentences(photos: Path, tmp_path: Path) -> None:
