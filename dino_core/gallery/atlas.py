@@ -45,6 +45,7 @@ from PIL import Image
 
 from dino_core.errors import UserError
 from dino_core.files import read_json, whole_file, write_json
+from dino_core.gallery.manifest import require_there
 
 if TYPE_CHECKING:
     from dino_core.gallery.opened import Gallery
@@ -153,6 +154,7 @@ class Atlas:
 
     def write(self, gallery: "Gallery") -> None:
         """Keep it with the gallery, in place of what was there; whole or not at all."""
+        require_there(gallery.path)
         folder = gallery.path / FOLDER
         stacked: dict[str, Any] = {
             name: np.stack([getattr(self, name)[statistic] for statistic in STATISTICS])

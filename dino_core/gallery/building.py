@@ -31,7 +31,7 @@ from dino_core.gallery.images import (
     write_table,
 )
 from dino_core.gallery.jobs import reported
-from dino_core.gallery.manifest import BUILDING, MANIFEST, UPDATE, GalleryInfo
+from dino_core.gallery.manifest import BUILDING, MANIFEST, UPDATE, GalleryInfo, require_there
 from dino_core.gallery.maps import UmapSettings, pca_map, umap_map
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.partial import FACTS_PART, FEATURES, FEATURES_PART, PartialFeatures
@@ -318,6 +318,7 @@ def draw_map(
     It is called `settings.name`. `redo` draws it anew, so that images which updates have placed on
     it become part of it. Raises `UserError` for more neighbors than the gallery holds.
     """
+    require_there(gallery.path)
     with reported(gallery.path, progress) as say:
         return draw_map_here(gallery.path, settings, say, redo=redo)
 

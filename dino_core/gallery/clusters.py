@@ -38,6 +38,7 @@ from scipy.sparse import csr_array
 
 from dino_core.errors import UserError
 from dino_core.files import held, read_json, whole_file, write_json
+from dino_core.gallery.manifest import require_there
 from dino_core.gallery.progress import Progress, silent
 from dino_core.measures import partitions
 from dino_core.rng import generator, permutation
@@ -137,6 +138,7 @@ class Clustering:
     def write(self, gallery: "Gallery") -> None:
         """Keep it beside the gallery. Raises `UserError` when the disk says no."""
         facts_path, arrays_path = _paths(gallery, self.name)
+        require_there(gallery.path)
         arrays = {"labels": self.labels.astype(np.int32), "ids": _hashed_ids(gallery)}
         if self.before is not None:
             arrays["before"] = self.before.astype(np.int32)
@@ -472,6 +474,7 @@ def _require(clustering: Clustering, clusters: Sequence[int]) -> None:
 def _edited(gallery: "Gallery", name: str) -> Any:
     """One edit of a gallery's clusterings at a time, in this process or another."""
     sentence = f"{name}: is being edited or made by someone else; try again when that has ended"
+    require_there(gallery.path)
     return held(gallery.path / FOLDER / f".{name}.lock", sentence)
 
 

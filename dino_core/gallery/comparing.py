@@ -26,7 +26,7 @@ from dino_core.files import whole_file
 from dino_core.gallery.aligned import aligned_maps, common_sample
 from dino_core.gallery.images import IMAGES
 from dino_core.gallery.listing import list_galleries
-from dino_core.gallery.manifest import MANIFEST
+from dino_core.gallery.manifest import MANIFEST, require_there
 from dino_core.gallery.neighbors import neighbor_graph
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
@@ -343,6 +343,7 @@ def aligned_pair(
     xy = aligned_maps([_features(first, rows_S), _features(second, match.second_C[some])], progress)
     pair = AlignedPair(rows_S, *xy)
     with suppress(UserError):  # a folder that cannot be written, a full disk
+        require_there(first.path)
         _forget_older(path)
         with whole_file(path) as aside, aside.open("wb") as file:
             np.savez(file, rows=pair.rows_S, first=pair.first_S2, second=pair.second_S2)

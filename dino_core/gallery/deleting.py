@@ -12,6 +12,7 @@ from dino_core.gallery.jobs import LOCK, build_status
 from dino_core.gallery.listing import is_gallery
 
 USER, THUMBS = "user", "thumbs"
+DELETED = ".deleted."  # what a gallery's name begins with from when it is out of sight
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def delete_gallery(path: Path, root: Path) -> None:
     if build_status(path)["state"] == "running":
         raise UserError(busy)
     with held(path / LOCK, busy):
-        aside = Path(tempfile.mkdtemp(dir=inside, prefix=f".{path.name}.", suffix=".tmp"))
+        aside = Path(tempfile.mkdtemp(dir=inside, prefix=DELETED, suffix=".tmp"))
         os.replace(path, aside)  # an empty folder is replaced
     shutil.rmtree(aside, ignore_errors=True)
-    remove_leftovers(inside)  # of deletions that were killed
+    remove_leftovers(inside, DELETED)  # of deletions that were killed

@@ -16,12 +16,13 @@ from typing import Any
 
 from dino_core.errors import UserError
 from dino_core.files import held, write_json
-from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, UPDATE
+from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, UPDATE, require_there
 from dino_core.gallery.progress import Progress
 from dino_core.processes import is_alive, start_detached, this_process
 
 LOG = "build.log"
 LOCK = ".building.lock"
+BESIDE = {"user", "thumbs", "clusters", "heads", "comparisons"}  # folders that no build makes
 SECONDS_BETWEEN_WRITES = 0.5
 
 
@@ -62,6 +63,7 @@ def start_map(
 
     `redo` draws one that is there anew, without images placed on it. Otherwise as `start_build`.
     """
+    require_there(Path(root, path))
     arguments = ["--n-neighbors", str(n_neighbors), "--min-dist", str(min_dist)]
     return _start(Path(root, path).resolve(), arguments + (["--redo"] if redo else []), root)
 
@@ -175,7 +177,7 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; a gallery is a folder, choose another name for it")
     there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if there and not there & {MANIFEST, BUILDING, STATUS, LOCK, LOG, "user", "thumbs"}:
+    if there and not there & {MANIFEST, BUILDING, STATUS, LOCK, LOG, *BESIDE}:
         raise UserError(
             f"{out}: is a folder with other files in it; choose another for the gallery"
         )

@@ -83,6 +83,15 @@ class GalleryInfo:
             ) from None
 
 
+def require_there(folder: Path) -> None:
+    """To be called before anything is written into a gallery that was opened earlier.
+
+    Raises `UserError` where it was deleted meanwhile: writing would begin a folder that is none.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder.name} is not there any more; reload the page")
+
+
 def _kinds(annotation: Any) -> tuple[type, ...]:
     """What a field of this annotation may be in JSON, one level deep."""
     options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from dino_core.errors import UserError
+from dino_core.gallery.manifest import require_there
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class Notes:
         """Put a tag on images; returns the tag as it is kept.
 
         Raises `UserError` for a name that is no name, for no images at all, and where the gallery
-        cannot be written.
+        was deleted or cannot be written.
         """
         name, several = clean_name(tag, "tag"), _listed(ids)
         if not several:
@@ -121,12 +122,13 @@ class Notes:
 
     def _add(self, name: str, fields: dict[str, Any]) -> None:
         """Append one line, whole or not at all, on the disk when this returns."""
+        require_there(self.folder.parent)
         path = self.folder / name
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds")} | fields
         # As JSON's reader has it: an id may come from a file name that is not UTF-8.
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             with _locked(path) as file:
                 _append(file, data)
         except OSError as error:

@@ -42,12 +42,16 @@ def is_placeholder(path: Path) -> bool:
 
 
 def cached(path: Path, make: Callable[[], bytes]) -> Path:
-    """`path`, made first if it is not there; elsewhere where the folder cannot be written."""
+    """`path`, GALLERY/thumbs/SIDE/XX/NAME, made first if it is not there.
+
+    Elsewhere where the gallery cannot be written, or was deleted: its folder is not made anew.
+    """
     if not path.is_file():
         try:
             _write(path, make())
-        except OSError:  # a gallery shared read-only, or a full disk
+        except OSError:  # a gallery shared read-only or deleted, or a full disk
             folder = Path(tempfile.gettempdir()) / f"dino-thumbs-{_user()}"
+            folder.mkdir(exist_ok=True)
             path = folder.joinpath(*path.parts[-4:])
             if not path.is_file():
                 _write(path, make())
@@ -56,7 +60,8 @@ def cached(path: Path, make: Callable[[], bytes]) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     """Write aside and rename: many may ask at once. Not flushed to the disk: it is a cache."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(path.parents[:3]):
+        folder.mkdir(exist_ok=True)
     descriptor, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

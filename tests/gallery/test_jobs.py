@@ -13,7 +13,7 @@ import pytest
 
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery, build_status, list_galleries, start_build, stop_build
-from dino_core.gallery.jobs import reported
+from dino_core.gallery.jobs import reported, start_map
 from dino_core.models import Model, save_weights
 from dino_core.processes import this_process
 
@@ -84,6 +84,22 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other files in it"):
         start_build("starter", "scenes:8", "photos", root=tmp_path)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("name", ["clusters", "heads", "comparisons"])
+def test_a_folder_with_nothing_but_what_we_keep_beside_galleries_is_ours(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with reported(tmp_path, None):
+        pass
+    assert build_status(tmp_path)["state"] == "done"
+
+
+def test_no_map_is_begun_of_a_deleted_gallery(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="few is not there any more"):
+        start_map("galleries/few", 15, 0.1, root=tmp_path)
+    assert not (tmp_path / "galleries").exists()
 
 
 def test_nothing_begun(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,20 @@ from dino_core.gallery.notes import LONGEST_NAME, Notes, Review, clean_name, row
 
 @pytest.fixture
 def notes(tmp_path):
+    (tmp_path / "gallery.json").touch()
     return Notes(tmp_path)
 
 
 def test_a_new_gallery_has_none_and_reading_makes_no_folder(notes, tmp_path):
     assert (notes.tags(), notes.reviews(), notes.cluster_names("kmeans-12")) == ({}, {}, {})
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery.json"]
+
+
+def test_notes_of_a_deleted_gallery_do_not_begin_its_folder_again(notes, tmp_path):
+    shutil.rmtree(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path.name} is not there any more; reload the page"):
+        notes.tag(["a"], "one")
+    assert not tmp_path.exists()
 
 
 def test_a_slice_is_what_has_the_tag(notes):
@@ -92,6 +101,7 @@ def test_reviews_keep_the_last_decision_and_can_be_undone(notes):
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
 def test_a_file_tells_what_a_set_would(tmp_path_factory, steps):
     notes, wanted = Notes(tmp_path_factory.mktemp("notes")), set()
+    (notes.folder.parent / "gallery.json").touch()
     for id, on in steps:
         (notes.tag if on else notes.untag)([id], "t")
         (wanted.add if on else wanted.discard)(id)

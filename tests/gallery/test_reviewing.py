@@ -4,11 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dino_core.gallery.agreement import Votes
 from dino_core.gallery.duplicates import Groups
 from dino_core.gallery.notes import Notes, Review
 from dino_core.gallery.reviewing import Queue, decide, follow_suggestions, suggested
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    (tmp_path / "gallery.json").touch()
+    return Notes(tmp_path)
 
 
 def images() -> pd.DataFrame:
@@ -78,22 +85,21 @@ def test_an_empty_queue() -> None:
     assert len(empty) == 0 and sum(empty.counts().values()) == 0
 
 
-def test_a_decision_can_be_taken_back_to_what_was_before(tmp_path: Path) -> None:
-    notes = Notes(tmp_path)
+def test_a_decision_can_be_taken_back_to_what_was_before(notes: Notes) -> None:
     notes.review(["a"], "relabel", "dog")
     notes.review(["b"], "keep")
     before = notes.reviews()
     undo = decide(notes, ["a", "b", "c"], "remove")
     assert {review.decision for review in notes.reviews().values()} == {"remove"}
     undo.apply(notes)
-    after = Notes(tmp_path).reviews()
+    after = notes.reviews()
     assert {id: (one.decision, one.label) for id, one in after.items()} == {
         id: (one.decision, one.label) for id, one in before.items()
     }
 
 
-def test_suggestions_are_followed_where_nobody_decided(tmp_path: Path) -> None:
-    notes, mine = Notes(tmp_path), queue()
+def test_suggestions_are_followed_where_nobody_decided(notes: Notes) -> None:
+    mine = queue()
     ids = [f"{row}.jpg" for row in mine.rows]
     notes.review(["2.jpg"], "keep")
     undo = follow_suggestions(notes, ids, mine)

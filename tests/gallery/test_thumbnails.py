@@ -1,6 +1,7 @@
 """Thumbnails as pictures: sizes, and a tile for what is gone."""
 
 import io
+import tempfile
 
 import numpy as np
 import pytest
@@ -27,5 +28,13 @@ def test_the_placeholder_shows_something() -> None:
 
 def test_a_failure_leaves_nothing_behind(tmp_path) -> None:
     with pytest.raises(ZeroDivisionError):
-        cached(tmp_path / "a" / "b.jpg", lambda: bytes(1 // 0))
+        cached(tmp_path / "thumbs" / "160" / "a" / "b.jpg", lambda: bytes(1 // 0))
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_the_folder_of_a_deleted_gallery_is_not_made_anew(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    made = cached(tmp_path / "gone" / "thumbs" / "160" / "a" / "b.jpg", lambda: b"a picture")
+    assert made.read_bytes() == b"a picture" and made.is_relative_to(tmp_path / "temporary")
+    assert not (tmp_path / "gone").exists()
