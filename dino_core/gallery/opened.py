@@ -7,6 +7,8 @@
 Several threads may use one at once: nothing in it changes after it was read.
 """
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 PATHS_LOOKED_AT = 16
 HASHED_AT_ONCE = 65_536  # ids
+_HEX = re.compile("[0-9a-f]{2,128}")
 Where = np.ndarray | Sequence[bool] | Callable[[pd.DataFrame], Any]
 
 
@@ -314,6 +317,9 @@ class Gallery:
         A gray tile when the image is gone (`thumbnails.is_placeholder`): for a browser not to keep.
         """
         content = str(self.images.at[int(row), "content_hash"])
+        if not _HEX.fullmatch(content):  # of a gallery made elsewhere: no path is made of it
+            text = f"{content}\0{self.images.at[int(row), 'id']}"
+            content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         folder = self.path / "thumbs" / str(side)
         try:
             return cached(

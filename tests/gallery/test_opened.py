@@ -169,6 +169,18 @@ def test_thumbnails_are_small_jpegs_made_once(gallery: Gallery) -> None:
         assert picture.size == (192, 192)  # nothing is enlarged
 
 
+@pytest.mark.parametrize("content", ["../../../../outside", "/tmp", "", None])
+def test_no_thumbnail_lies_outside_however_a_table_from_elsewhere_spells_contents(
+    gallery: Gallery, content: str | None
+) -> None:
+    gallery.images["content_hash"] = content
+    paths = {gallery.thumbnail(row, side=20) for row in range(2)}
+    assert len(paths) == 2  # an image of its own each
+    for path in paths:
+        assert path.resolve().is_relative_to(gallery.path.resolve() / "thumbs" / "20")
+        assert path.is_file() and not is_placeholder(path)
+
+
 def test_images_that_were_moved_leave_the_rest_working(gallery: Gallery, photos: Path) -> None:
     assert gallery.images_missing() == ""
     shutil.move(photos, photos.parent / "elsewhere")
