@@ -39,7 +39,6 @@ def replace_by_new(path: Path) -> bool:
     flush_to_disk(path)
     had_patches = (path / PATCHES).exists()
     _move_in(path)
-    shutil.rmtree(path / UPDATE, ignore_errors=True)
     return had_patches
 
 
@@ -96,6 +95,7 @@ def _move_in(path: Path) -> None:
             shutil.rmtree(path / PATCHES, ignore_errors=True)
         for folder in (path / MAPS, path):
             flush_to_disk(folder)
+        shutil.rmtree(path / UPDATE, ignore_errors=True)  # else it looks like one to go on with
         os.replace(updated / MANIFEST, path / MANIFEST)
         flush_to_disk(path)
     shutil.rmtree(updated)

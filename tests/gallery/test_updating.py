@@ -348,6 +348,7 @@ def test_killed_while_files_are_put_in_place(
         ends.append(len(there) == len(anew))
         if ends[-1]:
             assert_same(there, anew)
+            assert not there.problems()  # no word of an update that was stopped
         else:
             pd.testing.assert_frame_equal(there.images, before[0])
             np.testing.assert_array_equal(there.neighbors()[0], before[1][0])
