@@ -13,7 +13,7 @@ import streamlit as st
 
 from dino_core.errors import UserError
 from dino_core.gallery.cleaned import decisions_of
-from dino_core.gallery.columns import TAG
+from dino_core.gallery.columns import FOUND, TAG
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.reviewing import Queue, Undo, decide, follow_suggestions
 from explore import address, permission, state
@@ -120,7 +120,7 @@ def actions(here: Here, name: str, reason: str, queue: Queue) -> None:
         )  # fmt: skip
         st.button(
             "Show on the map", key="on the map", on_click=_show_on_map, args=(here, name, rows),
-            help=f"They get the tag “{name}”, by which the map is then colored and filtered.",
+            help=f"They alone get the tag “{FOUND}{name}”; the map is then colored and filtered by it.",
         )  # fmt: skip
         with st.popover("Tag these"):
             tag = st.text_input("Tag", value=name, key=f"tag {name}")
@@ -139,10 +139,11 @@ def _tag(here: Here, tag: str, rows: np.ndarray) -> None:
         st.session_state[_SAID] = str(error)
 
 
-def _show_on_map(here: Here, tag: str, rows: np.ndarray) -> None:
+def _show_on_map(here: Here, name: str, rows: np.ndarray) -> None:
+    """Under a tag of the page's own: nobody's tag loses images."""
     opened = here.opened
     assert opened is not None
-    notes = Notes(here.gallery.path)
+    notes, tag = Notes(here.gallery.path), FOUND + name
     try:
         permission.check()
         notes.untag(None, tag)  # what an earlier threshold found
