@@ -1,5 +1,6 @@
 """The page that compares two galleries: once in a browser, and its states without one."""
 
+import json
 import re
 import shutil
 import sys
@@ -11,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+
+from dino_core.gallery.images import read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 120
@@ -152,6 +155,19 @@ def test_a_gallery_that_cannot_be_compared_with_is_said_and_others_are_offered(
     page = offer.click().run()
     assert page.query_params["with"] == "some"
     assert "20 images of mine left out: not in both." in said(page)
+
+
+def test_images_that_an_update_brought_are_found(run, tmp_path, make_gallery):
+    other = make_gallery(tmp_path / "galleries" / "other", "scenes:50-60")
+    page = run()
+    assert "Nothing to compare with yet" in said(page)
+    mine = read_table(tmp_path / "galleries" / "mine").head(10)
+    write_table(other, read_table(other).assign(content_hash=mine["content_hash"]))
+    info = json.loads((other / "gallery.json").read_text())
+    info["update"] = {"time": "2026-01-02T03:04:05+00:00", "added": 0, "gone": 0, "changed": 10}
+    (other / "gallery.json").write_text(json.dumps(info))
+    page.run()
+    assert "30 images of mine left out" in said(page)
 
 
 def test_one_common_image_is_too_few(run, tmp_path, make_gallery):

@@ -102,7 +102,7 @@ def show(here: Here) -> None:
 
 def _found(here: Here, first: Opened) -> Candidates | None:
     made = tuple(
-        (entry.name, entry.state, entry.info.created if entry.info else "")
+        (entry.name, entry.state, entry.info and entry.info.identity)
         for entry in list_galleries(here.root)
     )
     return work(
