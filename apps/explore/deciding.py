@@ -16,7 +16,7 @@ from dino_core.gallery.cleaned import decisions_of
 from dino_core.gallery.columns import FOUND, TAG
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.reviewing import Queue, Undo, decide, follow_suggestions
-from explore import address, permission, state
+from explore import address, permission, state, words
 from explore.here import Here
 
 Several = list[tuple[list[str], str | None, str | None]]  # ids, decision, label
@@ -83,7 +83,7 @@ def undo_button(here: Here) -> None:
         label = f"Undo the last decision ({count:,} image{'' if count == 1 else 's'})"
         st.button(label, icon=":material/undo:", key="undo", on_click=_undo, args=(here,))
     if said := st.session_state.pop(_SAID, None):
-        st.error(said)
+        words.error(said)
 
 
 def _undo(here: Here) -> None:
@@ -120,7 +120,7 @@ def actions(here: Here, name: str, reason: str, queue: Queue) -> None:
         )  # fmt: skip
         st.button(
             "Show on the map", key="on the map", on_click=_show_on_map, args=(here, name, rows),
-            help=f"They alone get the tag “{FOUND}{name}”; the map is then colored and filtered by it.",
+            help=f"They alone get the tag “{FOUND}{name}”, by which the map is then colored.",
         )  # fmt: skip
         with st.popover("Tag these"):
             tag = st.text_input("Tag", value=name, key=f"tag {name}")
@@ -134,7 +134,7 @@ def _tag(here: Here, tag: str, rows: np.ndarray) -> None:
     try:
         permission.check()
         Notes(here.gallery.path).tag(ids, tag)
-        st.toast(f"{len(ids):,} images have the tag “{tag}” now.")
+        st.toast(f"{len(ids):,} images have the tag “{words.plain(tag)}” now.")
     except UserError as error:
         st.session_state[_SAID] = str(error)
 

@@ -1,6 +1,5 @@
 """What is most like an image: neighbors with scores and filters; classes by their neighbors."""
 
-import hashlib
 import html
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +8,12 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dino_core.catalog import MAX_PIXELS
-from dino_core.data import BadImage, decode_image
 from dino_core.errors import UserError
 from dino_core.gallery import Features, Hits
 from dino_core.gallery.agreement import count_votes, hardest, precision_per_class, vote
 from dino_core.gallery.finding import suggestions
 from dino_core.gallery.manifest import how_made
-from explore import address, filters, grid, mapping, models, photo, state
+from explore import address, filters, grid, mapping, photo, state, words
 from explore.here import Here
 from explore.opened import Opened
 from explore.working import work
@@ -82,7 +79,7 @@ def _query(here: Here, opened: Opened) -> Query | None:
     row = state.picked(opened)
     if row is None:
         if (wanted := address.get("image")) is not None:
-            st.warning(f"{wanted}: is not in this gallery; find another.")
+            words.warning(f"{wanted}: is not in this gallery; find another.")
         return None
     st.image(str(opened.gallery.thumbnail(row, PREVIEW_SIDE)), width="stretch")
     label = opened.labels.iloc[row]
@@ -112,12 +109,13 @@ def _find(opened: Opened) -> None:
         return
     meant = suggestions(opened.gallery.images["id"], typed, SUGGESTED)
     if not meant:
-        st.caption(f"No image here is called anything like {typed!r}.")
+        words.caption(f"No image here is called anything like {typed!r}.")
     with st.container(key="suggestions", gap=None):
         for id in meant:
             st.button(
-                id, key=f"find {id}", on_click=_take, args=(id,), type="tertiary", width="stretch"
-            )
+                words.plain(id), key=f"find {id}", on_click=_take, args=(id,), type="tertiary",
+                width="stretch",
+            )  # fmt: skip
 
 
 def _typed(opened: Opened) -> None:
@@ -138,24 +136,9 @@ def _own_photo(here: Here, opened: Opened) -> Query | None:
     if data is None:
         st.html("<p class='facts'>The photo is forgotten when this page is closed.</p>")
         return None
-    try:
-        image = decode_image(data, MAX_PIXELS)
-    except BadImage as error:
-        st.error(f"This file cannot be read as an image: {error.reason}.")
-        return None
     st.image(data, width="stretch")
-    model = models.wanted(here)
-    if model is None:
-        return None
-    digest = hashlib.sha256(data).hexdigest()
-
-    def look(_progress: Any) -> Features:
-        from dino_core.gallery import embed
-
-        return embed(model, [image], opened.gallery.info.kind)
-
-    features = work(("photo", opened.key, here.model, model.hash, digest), "Looking", look)
-    return None if features is None else Query(digest, features)
+    features = photo.look(here, data)
+    return None if features is None else Query(photo.digest(data), features)
 
 
 def _begin(opened: Opened) -> None:
@@ -164,7 +147,7 @@ def _begin(opened: Opened) -> None:
         "<h2>Start from an image</h2><p class='facts'>Click one of these, find one by its name, or "
         "use a photo of your own: the images most like it appear here.</p>"
     )
-    grid.show(opened, np.argsort(opened.rank)[: grid.PAGE_SIZE], key="begin")
+    grid.show(opened, opened.order[: grid.PAGE_SIZE], key="begin")
 
 
 # -- what is found ----------------------------------------------------------------------------
@@ -180,7 +163,7 @@ def _found(
         filters.check(chosen)
         gallery.refuse_others(query.features.model, query.features.feature_hash)
     except UserError as error:
-        st.warning(str(error))
+        words.warning(error)
         return
     hits: Hits | None = work(key, "Comparing", lambda _: _search(opened, query, k, chosen))
     if hits is None:
@@ -331,7 +314,7 @@ def _hardest(opened: Opened, votes: Any) -> None:
     if rows is None:
         return
     if len(rows) == 0:
-        st.caption(f"No image of {label} has a neighbor with a label.")
+        words.caption(f"No image of {label} has a neighbor with a label.")
         return
     captions = [
         f"→ {votes.names[votes.winner[row]]}"
