@@ -6,6 +6,7 @@ selected.show(here, rows, color)       # rows of the selection, or all rows wher
 import hashlib
 import html
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from dino_core.gallery.columns import TAG
 from dino_core.gallery.exporting import Links, as_csv, as_parquet, as_paths, link_folder, table
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.summary import Summary, summarize
-from explore import address, grid, permission, state
+from explore import address, grid, permission, state, words
 from explore.here import Here
 from explore.opened import Opened
 from explore.working import work
@@ -24,8 +25,9 @@ from explore.working import work
 BARS = 6  # labels with a bar of their own
 MEDOIDS = 4  # a row of the panel
 TAGS_LISTED = 24
+AT_ONCE = 5_000  # images; a file of more is made first, then offered
 PARQUET = "application/vnd.apache.parquet"
-LINKING, SAID = "links asked for", "tags said"
+LINKING, MAKING, SAID = "links asked for", "file asked for", "tags said"
 
 
 def show(here: Here, rows: np.ndarray, color: str) -> None:
@@ -137,7 +139,7 @@ def _doors(here: Here, opened: Opened, rows: np.ndarray, chosen: bool) -> None:
     """The two buttons: tag, and export."""
     if said := st.session_state.pop(SAID, None):
         kind, sentence = said
-        st.error(sentence) if kind == "error" else st.toast(sentence)
+        words.error(sentence) if kind == "error" else st.toast(sentence)
     with st.container(horizontal=True, gap="small", key="doors"):
         if chosen:
             with st.popover("Tag", icon=":material/sell:", key="tag door"):
@@ -173,13 +175,6 @@ def _tagging(opened: Opened, rows: np.ndarray) -> None:
                 "Take off", key=f"tag off {tag}", on_click=_untag, args=(opened, rows, tag),
                 disabled=have == 0,
             )  # fmt: skip
-
-
-def _plain(text: str) -> str:
-    """A name that someone typed, safe from being read as Markdown."""
-    return "".join(
-        f"\\{letter}" if letter in r"\`*_{}[]()#+-.!|~:$<>" else letter for letter in text
-    )
 
 
 def _tag(opened: Opened, rows: np.ndarray, tag: str | None) -> None:
@@ -238,10 +233,14 @@ def _exporting(here: Here, opened: Opened, rows: np.ndarray) -> None:
         "List of paths": (".txt", "text/plain", lambda: as_paths(gallery, rows)),
     }
     for title, (suffix, kind, make) in files.items():
-        st.download_button(
-            title, make, f"{name}{suffix}", kind, key=f"download {suffix}", on_click="ignore",
-            icon=":material/download:", width="stretch",
-        )  # fmt: skip
+        data: Any = make
+        if len(rows) > AT_ONCE:
+            data = _made(opened, rows, title, suffix, make)
+        if data is not None:
+            st.download_button(
+                title, data, f"{name}{suffix}", kind, key=f"download {suffix}", on_click="ignore",
+                icon=":material/download:", width="stretch",
+            )  # fmt: skip
     st.caption("Files that are gone are marked in tables and left out of lists and folders.")
     if not permission.gate("Making a folder"):
         return
@@ -250,6 +249,30 @@ def _exporting(here: Here, opened: Opened, rows: np.ndarray) -> None:
         if "label" in opened.columns:
             st.toggle("One folder for each label", key="links by label")
         st.form_submit_button("Make the folder", on_click=_ask_for_links, args=(opened, rows))
+
+
+def _made(
+    opened: Opened, rows: np.ndarray, title: str, suffix: str, make: Callable[[], bytes]
+) -> bytes | None:
+    """A large file once it was asked for and is made; of many images that takes minutes."""
+    wanted = (opened.key, _digest(rows), suffix)
+    asked = st.session_state.get(MAKING)
+    if asked is None or asked[:3] != wanted:
+        st.button(
+            f"Make: {title}", key=f"make {suffix}", on_click=_ask_for_file, args=(wanted,),
+            width="stretch",
+        )  # fmt: skip
+        return None
+
+    def made(progress: Any) -> bytes:
+        progress(0, 1, f"Writing {len(rows):,} images")
+        return make()
+
+    return work(("export", *asked), "Making the file", made)
+
+
+def _ask_for_file(wanted: tuple[str, str, str]) -> None:
+    st.session_state[MAKING] = (*wanted, time.time_ns())  # tags may have changed since the last
 
 
 def _ask_for_links(opened: Opened, rows: np.ndarray) -> None:

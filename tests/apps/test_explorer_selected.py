@@ -1,6 +1,7 @@
 """The map's panel for many images: what it says, tags, exports, who may."""
 
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from explore import options, permission, selected
 from streamlit.testing.v1 import AppTest
 
+from dino_core.errors import UserError
 from dino_core.gallery import Gallery
 from dino_core.gallery.exporting import as_csv, table
 from dino_core.gallery.notes import Notes
@@ -189,6 +191,30 @@ def test_downloads_are_made_when_they_are_asked_for(run, monkeypatch):
     titles = [one.proto.label for one in run().get("download_button")]
     assert titles == ["Table (CSV)", "Table (Parquet)", "List of paths"]
     assert asked == []
+
+
+def test_a_large_file_is_made_behind_the_page_once_it_was_asked_for(run, gallery, monkeypatch):
+    monkeypatch.setattr(selected, "AT_ONCE", 20)
+    made, plain = [], selected.as_csv
+
+    def as_csv(frame: Any) -> bytes:
+        made.append(threading.current_thread())
+        if len(made) == 1:
+            raise UserError("tags.jsonl: cannot be read")
+        return plain(frame)
+
+    monkeypatch.setattr(selected, "as_csv", as_csv)
+    page = run()
+    assert page.get("download_button") == [] and made == []
+    settled(page.button(key="make .csv").click().run())
+    assert "cannot be read" in said(page).replace("\\", "")
+    settled(button(page, "Try again").click().run())
+    (offered,) = page.get("download_button")
+    assert offered.proto.label == "Table (CSV)"
+    page.run()
+    assert len(made) == 2, "not again at each click"
+    assert all("ScriptRunner" not in one.name for one in made)
+    assert len(run(count=10).get("download_button")) == 3, "a small one needs no waiting"
 
 
 def test_strangers_neither_tag_nor_make_folders(run, gallery, tmp_path):
