@@ -1,6 +1,7 @@
 """Two slices of a gallery beside each other: which dimensions and heads tell them apart."""
 
 import html
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from PIL import Image
 
 from dino_core.errors import UserError
 from dino_core.gallery import clusters, contrast
+from dino_core.gallery.columns import stamp
 from dino_core.gallery.contrast import DimensionContrast, HeadContrast
 from dino_core.gallery.notes import Notes
-from dino_core.gallery.selection import select
+from dino_core.gallery.progress import Progress
+from dino_core.gallery.selection import Selection, select
 from explore import address, figures, grid, models, state
 from explore.here import Here
 from explore.opened import Opened
@@ -33,14 +36,15 @@ def show(here: Here, map_name: str) -> dict[str, Any]:
     drawn: dict[str, Any] = {"color": opened.columns[0], "map_name": map_name}
     a, b = _pick(here)
     selecting = contrast.SELECTION in (a, b)
-    selection = _selected(opened, map_name) if selecting else np.empty(0, np.int64)
-    if selecting and len(selection) == 0:
+    key = (opened.key, *_version(here, a), *_version(here, b))
+    read = work(("slices", *key), "Reading the slices", _reader(opened, map_name, a, b))
+    if read is None:
+        return drawn
+    rows_a, rows_b, both, selected = read
+    if selecting and selected == 0:
         st.info("Nothing is selected: draw around points on the map (Shift-drag), or pick a slice.")
         return drawn
     try:
-        rows_a = contrast.rows_of(here.gallery, a, selection=selection)
-        rows_b = contrast.rows_of(here.gallery, b, selection=selection, other=rows_a)
-        rows_a, rows_b, both = contrast.apart(rows_a, rows_b)
         contrast.require_two(rows_a, rows_b)
     except UserError as error:
         st.info(str(error))
@@ -50,7 +54,6 @@ def show(here: Here, map_name: str) -> dict[str, Any]:
         f"<p class='facts'><b class='slice-a'>A</b> {len(rows_a):,} images, "
         f"<b class='slice-b'>B</b> {len(rows_b):,} images.{common}</p>"
     )
-    key = (opened.key, *_version(here, a), *_version(here, b))
     by = address.segments(
         "Tell apart by", "by", ["dimensions", "heads"], width="stretch",
         format_func={"dimensions": "Dimensions", "heads": "Attention heads"}.__getitem__,
@@ -98,14 +101,25 @@ def _titles(here: Here, names: list[str]) -> dict[str, str]:
     return titles
 
 
-def _selected(opened: Opened, map_name: str) -> np.ndarray:
-    """The rows of the selection on the map, or none."""
-    chosen = state.selection()
-    if not chosen:
-        return np.empty(0, np.int64)
+def _reader(
+    opened: Opened, map_name: str, a: str, b: str
+) -> Callable[[Progress], tuple[np.ndarray, np.ndarray, int, int]]:
+    """Reads the rows of A and B, how many are in both, and how many are selected on the map.
+
+    The selection is taken from the address now: what reads it later has none.
+    """
+    chosen = state.selection() if contrast.SELECTION in (a, b) else Selection()
     color = address.get("color") or opened.columns[0]
-    x, y = opened.xy(map_name)
-    return select(x, y, opened.coloring(color).codes, chosen)
+
+    def read(_progress: Progress) -> tuple[np.ndarray, np.ndarray, int, int]:
+        rows = np.empty(0, np.int64)
+        if chosen:
+            rows = select(*opened.xy(map_name), opened.coloring(color).codes, chosen)
+        rows_a = contrast.rows_of(opened.gallery, a, selection=rows)
+        rows_b = contrast.rows_of(opened.gallery, b, selection=rows, other=rows_a)
+        return *contrast.apart(rows_a, rows_b), len(rows)
+
+    return read
 
 
 def _version(here: Here, name: str) -> tuple[Any, ...]:
@@ -116,7 +130,8 @@ def _version(here: Here, name: str) -> tuple[Any, ...]:
     if name.startswith(contrast.TAG):
         return name, Notes(here.gallery.path).stamp()
     if name == contrast.SELECTION:
-        return name, *(address.get(one) for one in ("region", "shown", "color", "map"))
+        values = [address.get(one) for one in ("region", "shown", "color", "map")]
+        return name, *values, stamp(here.gallery, address.get("color") or "")
     return (name,)
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from dino_core.errors import UserError
@@ -104,8 +103,8 @@ def _members(gallery: Gallery, name: str, selection: np.ndarray | None) -> np.nd
     if name.startswith(TAG):
         tags = Notes(gallery.path).tags()
         if name.removeprefix(TAG) in tags:
-            at = pd.Index(gallery.images["id"]).get_indexer(tags[name.removeprefix(TAG)])
-            return at[at >= 0]
+            ids = tags[name.removeprefix(TAG)]
+            return np.flatnonzero(gallery.images["id"].isin(ids).to_numpy(bool))
     elif name.startswith(LABEL):
         rows = np.flatnonzero(gallery.images["label"] == name.removeprefix(LABEL))
         if len(rows):
