@@ -170,6 +170,21 @@ def test_the_next_check_is_known(make, monkeypatch, made, state, next_one):
     assert History.read(make(made)).awaited() == next_one
 
 
+def test_of_a_run_that_goes_on_only_the_new_check_is_read(make, monkeypatch):
+    run, load, read = make(), history._load, []
+    assert len(History.read(run).checks) == 4
+    monkeypatch.setattr(history, "_load", lambda path: (read.append(path), load(path))[1])
+    shutil.copytree(folder_of(run, 300), folder_of(run, 400))
+    assert History.read(run).steps == [0, 100, 200, 300, 400]
+    assert {path.parent for path in read} == {folder_of(run, 400)}
+    read.clear()
+    again = folder_of(run, 100) / "features.npy"  # a run that went back writes its checks again
+    again.unlink()
+    np.save(again, features_of(500))
+    History.read(run)
+    assert {path.parent for path in read} == {folder_of(run, 100)}
+
+
 def test_many_checks_are_thinned_evenly(make, monkeypatch):
     monkeypatch.setattr(history, "MOST_CHECKS", 3)
     kept = History.read(make((0, 1, 2, 3, 4)))

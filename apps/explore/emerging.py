@@ -54,9 +54,10 @@ def key_of(run: Run) -> str:
 def watch(run: Run) -> Watched:
     """The history of a run, read when it has changed. Raises `UserError` as `History.read`."""
     key = key_of(run)
+    history = None if key in _watched else History.read(run)  # may take long: others go on
     with _lock:
         if key not in _watched:
-            _watched[key] = Watched(key, History.read(run))
+            _watched[key] = Watched(key, history or History.read(run))
             while len(_watched) > KEPT:
                 _watched.popitem(last=False)
         _watched.move_to_end(key)

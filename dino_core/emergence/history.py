@@ -17,7 +17,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,8 @@ class History:
         notes, checks = [], []
         for step, folder in folders:
             try:
-                checks.append(_check(step, folder, len(ids)))
+                changed = folder.stat().st_mtime_ns
+                checks.append(_check(step, folder, len(ids), changed))
             except UserError as error:
                 notes.append(f"The check at step {step:,} is left out: {error}.")
         if not checks:
@@ -356,8 +357,11 @@ def _held_out(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     return ids, labels, classes
 
 
-def _check(step: int, folder: Path, count: int) -> Check:
-    """The check in `folder`. Raises `UserError`: which file is missing or damaged."""
+@lru_cache(maxsize=4096)  # a run that goes on adds one; reading all of them again takes seconds
+def _check(step: int, folder: Path, count: int, changed: int) -> Check:
+    """The check in `folder`, which changed then (ns). Raises `UserError`: which file is missing or
+    damaged.
+    """
     try:
         row = json.loads((folder / "quality.json").read_text(encoding="utf-8"))
         measured = {name: _number(row, name) for name in ("knn", "rankme", "neighbor_consistency")}

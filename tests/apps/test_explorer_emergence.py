@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -214,3 +215,26 @@ def test_the_routes_give_all_checks_at_once(tmp_path):
 def test_older_runs_have_no_colors(tmp_path):
     watched = emerging.watch(make_run(tmp_path / "run", patches=False))
     assert parts_of(ask("colors", 0)(watched)) == [None] * len(STEPS)
+
+
+def test_a_history_that_is_read_holds_up_no_other(tmp_path, monkeypatch):
+    first, second = (make_run(tmp_path / name, (0,)) for name in ("first", "second"))
+    read, reading, go_on = History.read, threading.Event(), threading.Event()
+
+    def slowly(run: Run) -> History:
+        if run is first:
+            reading.set()
+            assert go_on.wait(60)
+        return read(run)
+
+    monkeypatch.setattr(emerging.History, "read", slowly)
+    other = threading.Thread(target=emerging.watch, args=(first,))
+    other.start()
+    assert reading.wait(60)
+    done: list[Any] = []
+    mine = threading.Thread(target=lambda: done.append(emerging.watch(second)))
+    mine.start()
+    mine.join(30)
+    assert done
+    go_on.set()
+    other.join()

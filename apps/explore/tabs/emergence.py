@@ -11,7 +11,7 @@ from dino_core.emergence import HeldOut, History, Maps, Neighbors
 from dino_core.gallery.progress import Progress
 from dino_core.gallery.selection import category_colors, gray
 from dino_core.runs import ALIVE, Run, list_runs
-from explore import address, components, emerging
+from explore import address, components, emerging, permission
 from explore.emerging import Watched
 from explore.here import Here
 from explore.server import publish
@@ -116,7 +116,12 @@ def _maps(watched: Watched) -> Maps | None:
     if goes_on and not asked:
         _offer(watched, "The map shows principal components; UMAP takes a while.")
         return None
-    return work(("maps", watched.key), "Drawing the maps", lambda progress: history.maps(progress))
+    if not permission.gate("Drawing the map"):
+        return None if kept is None else kept[0]
+    return work(
+        ("maps", watched.key), "Drawing the maps", lambda progress: history.maps(progress),
+        to_end=True,
+    )  # fmt: skip
 
 
 def _offer(watched: Watched, told: str) -> None:
