@@ -26,11 +26,13 @@ def work(
     function: Callable[[Progress], Value],
     *,
     to_end: bool = False,
+    again: bool = True,
 ) -> Value | None:
     """What `function` returns, which is never None; None while it is not there.
 
     The key has to hold all that the value depends on. Once no page shows it any more it is given
-    up; what someone has begun by a button and is kept on the disk goes on `to_end`.
+    up; what someone has begun by a button and is kept on the disk goes on `to_end`. `again` offers
+    to try again what has failed.
     """
     found = _works.ask(key, function, to_end=to_end)
     found.wait(AT_ONCE)
@@ -38,10 +40,17 @@ def work(
         return found.value  # type: ignore[no-any-return]
     if found.state == "failed":
         words.error(found.message)
-        st.button("Try again", on_click=_works.forget, args=(key,), key=f"again {key}")
+        if again:
+            st.button("Try again", on_click=_works.forget, args=(key,), key=f"again {key}")
     else:
         _bar(key, what)
     return None
+
+
+def has_failed(key: tuple[Hashable, ...]) -> bool:
+    """Whether that came to nothing, or was cancelled."""
+    found = _works.find(key)
+    return found is not None and found.state == "failed"
 
 
 @st.fragment(run_every=0.5)

@@ -1,15 +1,19 @@
 """The page of clusters: in a browser from making to merging, and what it says when it cannot."""
 
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from explore import loading, options
+from explore import loading, models, options, permission
+from explore.tabs.clusters import PENDING
 from streamlit.testing.v1 import AppTest
 
-from dino_core.gallery import Gallery
+from dino_core.errors import UserError
+from dino_core.gallery import Gallery, clusters
 from dino_core.gallery.clusters import Clustering, clusterings, kmeans
 from dino_core.gallery.notes import Notes
 
@@ -81,7 +85,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_gallery: Any) -> A
     monkeypatch.setattr("sys.argv", ["explorer", "--root", str(tmp_path)])
     options.options.cache_clear()
 
-    def run(**address: str) -> AppTest:
+    def run(host: str = "127.0.0.1", **address: str) -> AppTest:
+        monkeypatch.setattr(permission, "host", lambda: host)
         page = AppTest.from_file(str(ROOT / "apps" / "explore" / "page.py"), default_timeout=60)
         for name, value in {"page": "clusters", "gallery": "few", **address}.items():
             page.query_params[name] = value
@@ -95,7 +100,7 @@ def said(page: AppTest) -> str:
     assert not page.exception
     texts = [element.proto.body for element in page.get("html")]
     texts += [element.value for element in (*page.error, *page.info, *page.caption)]
-    return re.sub(r"<[^>]+>", "", " ".join(texts))
+    return re.sub(r"<[^>]+>", "", re.sub(r"\\([^\w\s]|_)", r"\1", " ".join(texts)))
 
 
 def test_a_damaged_clustering_is_a_sentence_and_another_can_be_made(run: Any) -> None:
@@ -155,3 +160,73 @@ def test_slices_that_cannot_be_compared(run: Any) -> None:
     kmeans(Gallery.open(path), 3)
     assert "Nothing is selected: draw around points" in said(page(tab="slices", a="selection"))
     assert "slice B has 0 images" in said(page(tab="slices", a="all", b="cluster: kmeans-3/0"))
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    return next(one for one in page.button if one.label == label).click().run()
+
+
+def test_what_was_asked_of_another_gallery_waits_there(run: Any) -> None:
+    path, page = run
+    kmeans(Gallery.open(path), 3)
+    found = page()
+    found.session_state[PENDING] = (str(path.parent / "other"), 1, "split", "kmeans-3", 0, 2)
+    found.run()
+    assert "3 clusters" in said(found) and "Splitting" not in said(found)
+    assert len(Clustering.read(Gallery.open(path), "kmeans-3").sizes) == 3
+
+
+def test_a_split_is_done_once_though_the_gallery_gets_a_map_meanwhile(run, monkeypatch) -> None:
+    path, page = run
+    kmeans(Gallery.open(path), 3)
+    split, go_on, begun = clusters.split, threading.Event(), []
+
+    def slowly(*args: Any, **how: Any) -> Clustering:
+        begun.append(args)
+        assert go_on.wait(60)
+        return split(*args, **how)
+
+    monkeypatch.setattr(clusters, "split", slowly)
+    found = press(page(cluster="0"), "Split")
+    assert any(one.label == "Hide" for one in found.button)
+    os.utime(path / "gallery.json")
+    found.run()
+    go_on.set()
+    while PENDING in found.session_state:
+        found.run()
+    assert len(begun) == 1 and not found.exception
+    assert len(Clustering.read(Gallery.open(path), "kmeans-3").sizes) == 4
+
+
+def test_what_fails_is_said_once(run: Any, monkeypatch: Any) -> None:
+    path, page = run
+    kmeans(Gallery.open(path), 3)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(clusters, "split", fail)
+    found = press(page(cluster="0"), "Split")
+    assert "the disk is full" in said(found) and PENDING not in found.session_state
+    assert "the disk is full" not in said(found.run())
+
+
+@pytest.mark.parametrize("view", ["attention", "colors"])
+def test_strangers_do_not_run_the_model(run: Any, monkeypatch: Any, view: str) -> None:
+    path, page = run
+    kmeans(Gallery.open(path), 3)
+    monkeypatch.setattr(models, "wanted", lambda here: pytest.fail("it was asked for"))
+    found = page(host="0.0.0.0", cluster="0", view=view)
+    assert "Looking at images with the model is off" in said(found)
+
+
+@pytest.mark.parametrize(("host", "may"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_strangers_do_not_cancel_what_others_wait_for(run, monkeypatch, host, may) -> None:
+    path, page = run
+    kmeans(Gallery.open(path), 3)
+    go_on = threading.Event()
+    monkeypatch.setattr("explore.tabs.clusters.describe", lambda *_: go_on.wait(60))
+    found = page(host=host)
+    assert "describing" in said(found).lower() or found.get("progress")
+    assert may == any(one.label == "Cancel" for one in found.button)
+    go_on.set()

@@ -14,10 +14,10 @@ from dino_core.gallery.clusters import Cluster, Clustering, Description, cluster
 from dino_core.gallery.columns import CLUSTER
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.selection import page_of, shares
-from explore import address, figures, grid, mapping, models, permission, slicing, state
+from explore import address, figures, grid, mapping, models, permission, slicing, state, words
 from explore.here import Here
 from explore.opened import Opened
-from explore.working import work
+from explore.working import has_failed, work
 
 LISTED = 20  # clusters a page
 THUMBS = 6  # of a cluster in the list
@@ -66,7 +66,7 @@ def _panel(here: Here, name: str | None, map_name: str) -> dict[str, Any]:
         format_func={"clusters": "Clusters", "slices": "Compare slices"}.__getitem__,
     )  # fmt: skip
     if said := st.session_state.pop(SAID, None):
-        st.error(said)
+        words.error(said)
     _pending(here)
     name = address.get("clustering") or name  # a new one has just been made
     if tab == "slices":
@@ -78,7 +78,7 @@ def _panel(here: Here, name: str | None, map_name: str) -> dict[str, Any]:
     try:
         clustering = Clustering.read(here.gallery, name)
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return {"color": color, "map_name": map_name}
     return {"map_name": map_name} | _clustering(here, clustering)
 
@@ -114,45 +114,48 @@ def _form(here: Here, key: str) -> None:
         most = min(clusters.MOST_CLUSTERS, count)
         usual = min(max(2, len(here.gallery.info.classes) or 12), most)
         st.number_input("Clusters", 2, most, usual, key=f"k {key}")
-    st.button("Make clusters", type="primary", on_click=_make, args=(key,), key=f"make {key}")
+    st.button("Make clusters", type="primary", on_click=_make, args=(here, key), key=f"make {key}")
 
 
-def _make(key: str) -> None:
+def _make(here: Here, key: str) -> None:
     """What the form says now: what was typed last arrives together with the click."""
     form = st.session_state
     if form[f"how {key}"] == "HDBSCAN":
-        _begin(("hdbscan", form[f"map {key}"], int(form[f"size {key}"])))
+        _begin(here, ("hdbscan", form[f"map {key}"], int(form[f"size {key}"])))
     else:
-        _begin(("kmeans", int(form[f"k {key}"])))
+        _begin(here, ("kmeans", int(form[f"k {key}"])))
 
 
-def _begin(action: tuple[Any, ...]) -> None:
-    """Ask for something that takes a moment: it is done while the page is drawn."""
+def _begin(here: Here, action: tuple[Any, ...]) -> None:
+    """Ask for something that takes a moment: it is done while this gallery's page is drawn."""
     try:
         permission.check()
     except UserError as error:
         st.session_state[SAID] = str(error)
         return
-    st.session_state[PENDING] = (time.time_ns(), *action)
+    st.session_state[PENDING] = (str(here.gallery.path), time.time_ns(), *action)
 
 
 def _pending(here: Here) -> None:
     """Do, or go on doing, what was asked for; show what came of it."""
-    asked = st.session_state.get(PENDING)
-    if asked is None:
+    gallery = here.gallery
+    path, asked_at, what, *rest = st.session_state.get(PENDING) or ("", 0, "")
+    if path != str(gallery.path):
         return
-    _, what, *rest = asked
     actions: dict[str, tuple[str, Callable[..., Clustering]]] = {
         "kmeans": ("Clustering", clusters.kmeans),
         "hdbscan": ("Clustering", clusters.hdbscan),
         "split": ("Splitting", clusters.split),
     }
     title, function = actions[what]
-    gallery = here.gallery
+    key = ("clusters", path, asked_at)  # the gallery may get another map meanwhile
     made = work(
-        ("clusters", _opened(here).key, *asked), title,
-        lambda progress: function(gallery, *rest, progress=progress),
+        key, title, lambda progress: function(gallery, *rest, progress=progress),
+        to_end=True, again=False,
     )  # fmt: skip
+    if made is None and has_failed(key):
+        del st.session_state[PENDING]
+        return
     if made is None:
         st.button("Hide", on_click=st.session_state.pop, args=(PENDING,), type="tertiary")
         return
@@ -207,12 +210,12 @@ def _chosen(opened: Opened, color: str, by_number: dict[int, Cluster]) -> Cluste
     if shown:
         address.put(shown=None)
         codes = {_code(opened, color, one): one for one in by_number.values()}
-        if shown.isdecimal() and int(shown) in codes:
-            address.put(cluster=str(codes[int(shown)].number), p=None)
+        if (code := address.whole_of(shown)) in codes:
+            address.put(cluster=str(codes[code].number), p=None)
         elif "," not in shown or address.get("cluster") is None:
             address.put(cluster=None, p=None)
-    number = address.get("cluster") or ""
-    return by_number.get(int(number)) if number.isdecimal() else None
+    number = address.whole_of(address.get("cluster"))
+    return None if number is None else by_number.get(number)
 
 
 def _lit(opened: Opened, color: str, chosen: Cluster | None) -> dict[str, Any]:
@@ -261,9 +264,9 @@ def _whole(here: Here, clustering: Clustering, described: Description) -> None:
             )  # fmt: skip
         again = _settings(clustering)
         if again is not None:
-            st.button("Make again", icon=":material/refresh:", on_click=_begin, args=(again,))
+            st.button("Make again", icon=":material/refresh:", on_click=_begin, args=(here, again))
         with st.popover("Delete", icon=":material/delete:"):
-            st.markdown(f"Delete **{clustering.name}**? Tags and names you gave stay.")
+            st.markdown(f"Delete **{words.plain(clustering.name)}**? Tags and names you gave stay.")
             st.button("Delete it", on_click=_delete, args=(here, clustering.name), type="primary")
 
 
@@ -318,9 +321,8 @@ def _list(
     orders = [name for name in ORDERS if name != "purity" or described.purity is not None]
     order = address.segments("Order", "order", orders, format_func=lambda name: f"By {name}")
     ordered = sorted(described.clusters, key=ORDERS[order])
-    wanted = address.get("lp") or "1"
-    rows = np.arange(len(ordered))
-    rows, page, pages = page_of(rows, int(wanted) - 1 if wanted.isdecimal() else 0, LISTED)
+    wanted = address.whole("lp", 1, len(ordered) or 1, 1)
+    rows, page, pages = page_of(np.arange(len(ordered)), wanted - 1, LISTED)
     colors = opened.code_colors(
         CLUSTER + clustering.name, np.array([ordered[i].rows[0] for i in rows])
     )
@@ -329,8 +331,8 @@ def _list(
         with st.container(key=f"cluster_row_{one.number}"):
             st.html(_row(opened, one, _title(one.number, names), f"light-dark({light},{dark})"))
             st.button(
-                f"Open {_title(one.number, names)}", key=f"open {clustering.name} {one.number}",
-                on_click=_open, args=(one.number,),
+                f"Open {words.plain(_title(one.number, names))}",
+                key=f"open {clustering.name} {one.number}", on_click=_open, args=(one.number,),
             )  # fmt: skip
     if pages > 1:
         with st.container(horizontal=True, horizontal_alignment="center", key="cluster_pages"):
@@ -440,8 +442,8 @@ def _tools(
             with st.popover("Split", icon=":material/call_split:"):
                 st.number_input("Into", 2, min(one.size, 50), 2, key=f"split {at}")
                 st.button(
-                    "Split", on_click=_split, args=(clustering.name, one.number, f"split {at}"),
-                    type="primary",
+                    "Split", type="primary", on_click=_split,
+                    args=(here, clustering.name, one.number, f"split {at}"),
                 )  # fmt: skip
         st.button(
             "Compare", icon=":material/compare_arrows:", on_click=address.change,
@@ -456,8 +458,8 @@ def _tag(here: Here, one: Cluster, key: str) -> None:
         st.toast(f"{one.size:,} images are tagged")
 
 
-def _split(name: str, number: int, key: str) -> None:
-    _begin(("split", name, number, int(st.session_state[key])))
+def _split(here: Here, name: str, number: int, key: str) -> None:
+    _begin(here, ("split", name, number, int(st.session_state[key])))
 
 
 def _merge(here: Here, name: str, number: int, key: str) -> None:
@@ -473,6 +475,8 @@ def _merge(here: Here, name: str, number: int, key: str) -> None:
 
 def _attention(here: Here, clustering: Clustering, one: Cluster) -> None:
     """Where the model looks in the cluster's images, on average, and each head."""
+    if not permission.gate("Looking at images with the model"):
+        return
     model = models.wanted(here)
     if model is None:
         return
@@ -502,6 +506,8 @@ def _looks(
 
 def _colors(here: Here, clustering: Clustering, one: Cluster) -> None:
     """The most typical images in PCA colors that they share."""
+    if not permission.gate("Looking at images with the model"):
+        return
     model = models.wanted(here)
     if model is None:
         return
