@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from explore import loading, models, options, permission
@@ -120,14 +121,14 @@ def said(page: AppTest) -> str:
     assert not page.exception
     texts = [element.proto.body for element in page.get("html")]
     texts += [element.value for element in (*page.error, *page.caption)]
-    return re.sub(r"<[^>]+>", "", " ".join(texts))
+    return re.sub(r"<[^>]+>", "", re.sub(r"\\([^\w\s]|_)", r"\1", " ".join(texts)))
 
 
 def test_without_an_atlas_the_page_offers_one(run, tmp_path, make_gallery, monkeypatch):
     make_gallery(tmp_path / "galleries" / "a", "scenes:12")
     monkeypatch.setattr(models, "wanted", lambda here: None)
     assert "Nobody has looked through the heads" in said(run())
-    text = said(run(host="0.0.0.0", atlas="12"))
+    text = said(run(host="0.0.0.0"))
     assert "Looking through the heads is off" in text
 
 
@@ -135,7 +136,27 @@ def test_computing_asks_for_the_gallery_s_model(run, tmp_path, make_gallery, mon
     """The gallery by hand was made with weights that are no one's."""
     make_gallery(tmp_path / "galleries" / "a", "scenes:12")
     monkeypatch.setattr(models, "wanted", lambda here: seer)
-    assert "has other weights" in said(settled(run(atlas="12")))
+    assert "has other weights" in said(settled(run()))
+
+
+def test_a_link_starts_nothing(run, tmp_path, make_atlas, monkeypatch, seer):
+    make_atlas(tmp_path, "a")
+    monkeypatch.setattr(models, "wanted", lambda here: seer)
+    build = Mock()
+    monkeypatch.setattr(atlas_building, "build_atlas", build)
+    assert f"{COUNT} of {COUNT} images at random" in said(settled(run(atlas="12")))
+    build.assert_not_called()
+
+
+def test_an_atlas_of_another_model_is_not_shown(run, tmp_path, make_atlas):
+    """The gallery is built again with another model while the server goes on."""
+    gallery = make_atlas(tmp_path, "a")
+    assert "Excitement of every head" in said(run())
+    manifest = gallery.path / "gallery.json"
+    changed = json.loads(manifest.read_text()) | {"model_hash": "1" * 64}
+    manifest.write_text(json.dumps(changed))
+    text = said(run())
+    assert "compute the atlas again" in text and "Excitement of every head" not in text
 
 
 def test_an_atlas_is_computed_and_then_shown(run, tmp_path, make_atlas, monkeypatch, seer):
@@ -143,9 +164,7 @@ def test_an_atlas_is_computed_and_then_shown(run, tmp_path, make_atlas, monkeypa
     monkeypatch.setattr(models, "wanted", lambda here: seer)
     monkeypatch.setattr(atlas_building, "DEFAULT_PATCHES", 6)
     page = settled(run(), "Look through the heads")
-    [button] = [one for one in page.button if one.label == "Look through the heads"]
-    button.click()
-    page = settled(page)
+    page = settled(begin(page))
     assert "Excitement of every head" in said(page)
     assert f"{COUNT} of {COUNT} images at random" in said(page)
     assert "atlas" not in page.query_params
@@ -161,6 +180,12 @@ def test_a_damaged_atlas_is_told_and_may_be_computed_again(run, tmp_path, make_a
     monkeypatch.setattr(models, "wanted", lambda here: None)
     text = said(run())
     assert "cannot be read" in text and "Nobody has looked" in text
+
+
+def begin(page: AppTest) -> AppTest:
+    [button] = [one for one in page.button if one.label == "Look through the heads"]
+    button.click()
+    return page
 
 
 def settled(page: AppTest, button: str | None = None) -> AppTest:

@@ -11,7 +11,7 @@ from dino_core.catalog.entries import model_stamp
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery
 from dino_core.gallery.atlas import FOLDER, HEADER, Atlas, Excited, commonest, excited, in_words
-from explore import address, attention, components, models, panels, permission
+from explore import address, attention, components, models, panels, permission, words
 from explore.here import Here
 from explore.opened import Opened
 from explore.server import publish
@@ -20,6 +20,7 @@ from explore.working import work
 COUNTS = (128, 512, 2048)  # images to choose from, and all
 USUAL = 512
 MATRIX, EXCITED = "heads_matrix", "heads_excited"
+ASKED = "heads asked"  # of the session: the gallery's path, and how many images
 
 # Title, unit, digits, and what it says.
 TOLD = {
@@ -52,9 +53,9 @@ TOLD = {
 
 def show(here: Here) -> None:
     """Draw the page."""
-    atlas = _computed(here, _stored(here.gallery))
+    atlas = _computed(here, _stored(here))
     if atlas is None:
-        if not address.get("atlas") or not permission.may_act():
+        if not _asked(here.gallery):
             with st.container(key="empty"):
                 st.html(
                     "<h2>Nobody has looked through the heads of this gallery</h2><p class='facts'>"
@@ -81,50 +82,70 @@ def show(here: Here) -> None:
 # -- what is stored, and computing it ----------------------------------------------------------
 
 
-def _stored(gallery: Gallery) -> Atlas | None:
+def _stored(here: Here) -> Atlas | None:
     """The gallery's atlas; None where there is none, with the reason where it is of no use."""
+    assert here.opened is not None
+    path = here.gallery.path
     try:
-        changed = (gallery.path / FOLDER / HEADER).stat().st_mtime_ns
+        changed = (path / FOLDER / HEADER).stat().st_mtime_ns
     except OSError:
         return None
     try:
-        return _read(gallery.path, changed)
+        return _read(path, changed, here.opened.key)
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return None
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, changed: int) -> Atlas | None:
+def _read(path: Path, changed: int, key: str) -> Atlas | None:
+    """`key`: of the gallery, which may have got another model since."""
     return Atlas.read(Gallery.open(path))
 
 
+def _asked(gallery: Gallery) -> int:
+    """How many images this visitor asked to look through here; 0 for nothing.
+
+    Not in the address: a link should start nothing that takes hours and replaces what is there.
+    """
+    path, count = st.session_state.get(ASKED, ("", 0))
+    return count if path == str(gallery.path) and permission.may_act() else 0
+
+
+def _begin(gallery: Gallery, count: int) -> None:
+    st.session_state[ASKED] = str(gallery.path), count
+
+
 def _computed(here: Here, there: Atlas | None) -> Atlas | None:
-    """The atlas that the address asks for; the one that is there while it is being computed."""
-    asked = address.get("atlas") or ""
-    if not asked.isdecimal() or int(asked) < 1 or not permission.may_act():
+    """The atlas that was asked for; the one that is there while it is being computed."""
+    gallery = here.gallery
+    asked = _asked(gallery)
+    if not asked:
         return there
-    if there is not None and there.info.asked == int(asked) and there.is_current(here.gallery):
-        address.change(atlas=None, again=None)
-        return there
-    assert here.opened is not None
+    if there is not None and there.info.asked == asked and there.is_current(gallery):
+        return _done(there)
     model = models.wanted(here)
     if model is not None:
-        gallery = here.gallery
 
         def compute(progress):  # type: ignore[no-untyped-def]
             from dino_core.gallery.atlas_building import build_atlas
 
-            return build_atlas(gallery, model, images=int(asked), progress=progress)
+            return build_atlas(gallery, model, images=asked, progress=progress)
 
         stamp = model_stamp(here.root, here.model)
-        key = ("heads", here.opened.key, here.model, stamp, asked)
-        made = work(key, "The heads", compute)
+        of = str(gallery.path), gallery.info.source_hash, gallery.info.model_hash
+        key = ("heads", *of, here.model, stamp, asked)
+        made = work(key, "The heads", compute, to_end=True)
         if made is not None:
-            address.change(atlas=None, again=None)
-            return made
-    st.button("Do something else", on_click=address.change, kwargs={"atlas": None}, type="tertiary")
+            return _done(made)
+    st.button("Do something else", on_click=st.session_state.pop, args=(ASKED,), type="tertiary")
     return there
+
+
+def _done(atlas: Atlas) -> Atlas:
+    del st.session_state[ASKED]
+    address.change(again=None)
+    return atlas
 
 
 def _ask(here: Here) -> None:
@@ -156,7 +177,7 @@ def _ask(here: Here) -> None:
         )  # fmt: skip
         st.button(
             "Look through the heads",
-            on_click=address.change, kwargs={"atlas": str(count)}, type="primary",
+            on_click=_begin, args=(gallery, count), type="primary",
         )  # fmt: skip
 
 
