@@ -109,6 +109,13 @@ class Opened:
         light, dark = coloring.colors(dark=False), coloring.colors(dark=True)
         return [light[code] for code in codes], [dark[code] for code in codes]
 
+    def label_colors(self) -> dict[str, str]:
+        """The CSS color of each label that has one of its own, on either page."""
+        coloring = self.coloring("label")
+        both = zip(coloring.colors(dark=False), coloring.colors(dark=True), strict=True)
+        names = (name for name, _ in coloring.entries)
+        return dict(zip(names, (f"light-dark({a},{b})" for a, b in both), strict=True))
+
     def id(self, row: int) -> str:
         """The id of a row's image."""
         return str(self.gallery.images["id"].iat[row])

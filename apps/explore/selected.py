@@ -17,7 +17,7 @@ from dino_core.gallery.columns import TAG
 from dino_core.gallery.exporting import Links, as_csv, as_parquet, as_paths, link_folder, table
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.summary import Summary, summarize
-from explore import address, grid, permission, state, words
+from explore import address, bars, grid, permission, state, words
 from explore.here import Here
 from explore.opened import Opened
 from explore.working import work
@@ -112,24 +112,15 @@ def _bars(opened: Opened, summary: Summary) -> str:
     """Which labels they have, as bars in the colors of the map."""
     if not summary.labeled:
         return ""
-    coloring = opened.coloring("label")
-    both = zip(coloring.colors(dark=False), coloring.colors(dark=True), strict=True)
-    names = [name for name, _ in coloring.entries]
-    colors = dict(zip(names, (f"light-dark({a},{b})" for a, b in both), strict=True))
+    colors = opened.label_colors()
     ranked = summary.shares[:BARS]
     if others := summary.shares[BARS:]:
         shared = (sum(one[1] for one in others), sum(one[2] for one in others))
         ranked = [*ranked, (f"{len(others):,} others", *shared)]
     lines = [
-        f"<li title='{count:,}'><span>{html.escape(name)}</span><i style='--share:{share:.4f};"
-        f"--color:{colors.get(name, 'var(--d-line-strong)')}'></i><b>{_percent(share)}</b></li>"
-        for name, count, share in ranked
+        (name, share, colors.get(name, bars.GRAY), f"{count:,}") for name, count, share in ranked
     ]
-    return f"<ul class='shares' aria-label='Labels'>{''.join(lines)}</ul>"
-
-
-def _percent(share: float) -> str:
-    return "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
+    return bars.shares(lines, "Labels")
 
 
 # -- tags -------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from dino_core.gallery.comparing import (
 )
 from dino_core.gallery.listing import list_galleries
 from dino_core.gallery.selection import page_of
-from explore import address, components, grid, state
+from explore import address, bars, components, grid, state, words
 from explore.here import Here
 from explore.mapping import colors_of
 from explore.opened import Opened, open_gallery
@@ -131,23 +131,23 @@ def _not_that(first: Opened, found: Candidates, asked: str) -> None:
     if asked == name:
         st.warning("This is the gallery that is open; choose another to compare it with.")
     elif asked in found.others:
-        st.warning(
+        words.warning(
             f"{name} and {asked} have no image in common, by id or by content; choose a gallery of "
             "the same images."
         )
     else:
-        st.warning(told[0] if told else f"There is no gallery {asked} any more; choose another.")
+        words.warning(told[0] if told else f"There is no gallery {asked} any more; choose another.")
     with st.container(horizontal=True):
         for one in found.shared[:4]:
             st.button(
-                f"Compare with {one.name} ({one.common:,} in common)",
+                f"Compare with {words.plain(one.name)} ({one.common:,} in common)",
                 on_click=address.change, kwargs={"with": one.name},
             )  # fmt: skip
 
 
 def _problems(found: Candidates) -> None:
     for sentence in found.problems:
-        st.caption(sentence)
+        words.caption(sentence)
 
 
 # -- figures ----------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def _histogram(figures: Figures) -> None:
     most, total = max(figures.histogram.max(), 1), len(figures.overlap_S)
     # Of thirty bars every fifth has its number, or they would not fit.
     step = 1 if figures.k <= 12 else 5
-    bars = [
+    columns = [
         f"<li title='{count:,} images ({count / total:.0%}) keep {kept} of {figures.k}' "
         f"style='--share:{count / most:.4f}'><i></i>"
         f"<span>{kept if kept % step == 0 else ''}</span></li>"
@@ -220,7 +220,7 @@ def _histogram(figures: Figures) -> None:
     ]
     st.html(
         f"<h3>Images by how many of {figures.k} they keep</h3>"
-        f"<ul class='compare-bars' aria-label='Images by neighbors kept'>{''.join(bars)}</ul>"
+        f"<ul class='compare-bars' aria-label='Images by neighbors kept'>{''.join(columns)}</ul>"
     )
 
 
@@ -242,14 +242,12 @@ def _by_label(figures: Figures) -> None:
     some = table.head(LABELS_SHOWN)
     note = f"<small>the {len(some)} least of {len(table):,}</small>"
     lines = [
-        f"<li title='{row.images:,} images'><span>{html.escape(str(row.label))}</span>"
-        f"<i style='--share:{row.overlap:.4f};--color:var(--d-accent)'></i>"
-        f"<b>{row.overlap:.0%}</b></li>"
+        (str(row.label), row.overlap, "var(--d-accent)", f"{row.images:,} images")
         for row in some.itertuples()
     ]
     st.html(
         f"<h3>Neighbors kept, by label{note if len(table) > len(some) else ''}</h3>"
-        f"<ul class='shares' aria-label='Neighbors kept, by label'>{''.join(lines)}</ul>"
+        + bars.shares(lines, "Neighbors kept, by label")
     )
 
 
@@ -382,7 +380,7 @@ def _maps(both: Both, controls: DeltaGenerator) -> None:
         _say_why_not(both)
     _draw(both, pair, shown, color, at)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(_about(both, pair, shown, at))
+        words.caption(_about(both, pair, shown, at))
         if at is not None:
             st.button("Clear the image", on_click=address.change, kwargs={"image": None})
 
@@ -427,10 +425,8 @@ def _lit(both: Both, pair: AlignedPair, shown: str, at: int | None) -> list[int]
         lists = told.second_SK if shown == SECOND else told.first_SK
         rows = told.match.first_C[lists[at, : both.figures.k]]
     elif shown == ARROWED:
-        page = address.get("p") or "1"
-        order, _, _ = page_of(
-            both.figures.order, int(page) - 1 if page.isdecimal() else 0, grid.PAGE_SIZE
-        )
+        page = address.whole("p", 1, len(both.figures.order) or 1, 1)
+        order, _, _ = page_of(both.figures.order, page - 1, grid.PAGE_SIZE)
         rows = told.match.first_C[told.judged_S[order]]
     else:
         return []

@@ -13,7 +13,7 @@ from dino_core.gallery import Features, Hits
 from dino_core.gallery.agreement import count_votes, hardest, precision_per_class, vote
 from dino_core.gallery.finding import suggestions
 from dino_core.gallery.manifest import how_made
-from explore import address, filters, grid, mapping, photo, state, words
+from explore import address, bars, filters, grid, mapping, photo, state, words
 from explore.here import Here
 from explore.opened import Opened
 from explore.working import work
@@ -203,25 +203,14 @@ def _elected(opened: Opened, query: Query, hits: Hits) -> None:
     shares = vote(hits.labels, hits.scores)
     if not shares:
         return
-    colors = _label_colors(opened)
+    colors = opened.label_colors()
     lines = [
-        f"<li><span>{html.escape(label)}</span><i style='--share:{share:.4f};"
-        f"--color:{colors.get(label, 'var(--d-line-strong)')}'></i><b>{share:.0%}</b></li>"
+        (label, share, colors.get(label, bars.GRAY), f"{share:.1%}")
         for label, share in shares[:ELECTED]
     ]
     own = None if query.row is None else opened.labels.iloc[query.row]
     said = f" {dict(shares).get(own, 0):.0%} for its own label" if isinstance(own, str) else ""
-    st.html(
-        f"<h3>The neighbors' vote<small>{said}</small></h3>"
-        f"<ul class='shares' aria-label='Vote'>{''.join(lines)}</ul>"
-    )
-
-
-def _label_colors(opened: Opened) -> dict[str, str]:
-    coloring = opened.coloring("label")
-    both = zip(coloring.colors(dark=False), coloring.colors(dark=True), strict=True)
-    names = [name for name, _ in coloring.entries]
-    return dict(zip(names, (f"light-dark({a},{b})" for a, b in both), strict=True))
+    st.html(f"<h3>The neighbors' vote<small>{said}</small></h3>{bars.shares(lines, 'Vote')}")
 
 
 # -- classes ----------------------------------------------------------------------------------
