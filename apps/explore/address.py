@@ -9,12 +9,14 @@ another address than the one that was written (`begin`): whatever differs then i
 What has its default is left out, so addresses are short, and a bare one stays bare.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 COMMON = ("page", "gallery", "model", "color", "map", "image", "region", "shown")  # of all pages
 FIRST_PAGE = "map"
@@ -22,7 +24,10 @@ ON_ITS_WAY = 1.0  # seconds that an address may take to the browser
 _NOW, _WRITTEN, _KEPT, _IMPLIED = "address", "address written", "address kept", "address implied"
 _LATE = "address before"
 
+MOST_DIGITS = 12  # of a whole number
+
 Spelled = Callable[[Any], str]
+Default = TypeVar("Default")
 
 
 # -- a run of the script ----------------------------------------------------------------------
@@ -35,8 +40,8 @@ def begin() -> set[str]:
     before = st.session_state.get(_WRITTEN, {})
     if there == before and _NOW in st.session_state:
         return set()
-    late = st.session_state.get(_LATE)
-    if late is not None and there == late[0] and time.monotonic() - late[1] < ON_ITS_WAY:
+    late, since = st.session_state.get(_LATE, (None, 0.0))
+    if there == late and time.monotonic() - since < ON_ITS_WAY and not _went_back():
         return set()  # a click overtook the address that the run before it had written
     changed = {name for name in {*there, *before} if there.get(name) != before.get(name)}
     st.session_state[_NOW] = dict(there)
@@ -44,6 +49,14 @@ def begin() -> set[str]:
     for name in changed:
         st.session_state.pop(_key(name), None)
     return changed
+
+
+def _went_back() -> bool:
+    """Whether this run is the browser's Back or Forward, not a click; Streamlit before 1.67 does
+    not tell.
+    """
+    run = get_script_run_ctx(suppress_warning=True)
+    return bool(getattr(run, "is_history_navigation", False))
 
 
 def finish() -> None:
@@ -70,6 +83,18 @@ def _now() -> dict[str, str]:
 def get(name: str) -> str | None:
     """A value of the address."""
     return _now().get(name)
+
+
+def whole(name: str, low: int, high: int, default: Default) -> int | Default:
+    """A whole number of the address, moved into its bounds; `default` for anything else."""
+    value = whole_of(get(name))
+    return default if value is None else min(max(value, low), high)
+
+
+def whole_of(text: str | None) -> int | None:
+    """A whole number as an address may spell it; None for anything else."""
+    is_one = text and text.isdecimal() and len(text) <= MOST_DIGITS
+    return int(text) if text and is_one else None
 
 
 def put(**values: str | None) -> None:
@@ -169,7 +194,7 @@ def slider(
     if low >= high:  # Streamlit refuses a slider without room
         return default
     value = st.slider(label, low, high, st.session_state[key], key=key, step=step, **how)
-    put(**{name: None if value == default else f"{value:g}"})
+    put(**{name: None if value == default else f"{value:.9g}"})
     return value
 
 
@@ -235,4 +260,4 @@ def _number(text: str | None, kind: type, default: float) -> float:
         value = float(text or "")
     except ValueError:
         return default
-    return kind(value) if value == value else default
+    return kind(value) if math.isfinite(value) else default

@@ -71,10 +71,8 @@ def show(here: Here, row: int) -> None:
 
 def chosen() -> tuple[int | None, int | None]:
     """Layer and head of the address, from 0, head -1 for the mean; None where it names none."""
-    layer, head = ((address.get(name) or "") for name in ("layer", "head"))
-    if not layer.isdecimal() or int(layer) < 1:
-        return None, None
-    return int(layer) - 1, int(head) - 1 if head.isdecimal() and int(head) > 0 else -1
+    layer, head = (address.whole_of(address.get(name)) for name in ("layer", "head"))
+    return (layer - 1, (head or 0) - 1) if layer else (None, None)
 
 
 def spelled(layer: int, head: int) -> dict[str, str | None]:

@@ -33,8 +33,8 @@ def show(
     rows = np.asarray(rows, np.int64)
     page, pages, note = 0, 1, ""
     if pager is not None:
-        total, wanted = len(rows), address.get(pager) or "1"
-        rows, page, pages = page_of(rows, int(wanted) - 1 if wanted.isdecimal() else 0, PAGE_SIZE)
+        total, wanted = len(rows), address.whole(pager, 1, len(rows) or 1, 1)
+        rows, page, pages = page_of(rows, wanted - 1, PAGE_SIZE)
         first, last = page * PAGE_SIZE, page * PAGE_SIZE + len(rows)
         note = f"{first + 1:,}–{last:,} of {total:,}"
         scores = None if scores is None else scores[first:last]

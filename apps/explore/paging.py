@@ -11,8 +11,7 @@ def pager(name: str, count: int, size: int) -> slice:
     `name`: of the address value.
     """
     pages = max(1, -(-count // size))
-    wanted = address.get(name) or "1"
-    page = min(max(int(wanted) if wanted.isdecimal() else 1, 1), pages)
+    page = address.whole(name, 1, pages, 1)
     first = (page - 1) * size
     if pages > 1:
         with st.container(key=f"pager_{name}", horizontal=True, vertical_alignment="center"):

@@ -51,8 +51,8 @@ def pick(opened: Opened, row: int | None) -> None:
 
 def selection() -> Selection:
     """What is selected on the map."""
-    shown = (address.get("shown") or "").split(",")
-    codes = frozenset(int(code) for code in shown if code.isdecimal())
+    shown = map(address.whole_of, (address.get("shown") or "").split(","))
+    codes = frozenset(code for code in shown if code is not None)
     return replace(Selection.from_text(address.get("region") or ""), shown=codes)
 
 
