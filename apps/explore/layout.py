@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from dino_core.errors import UserError
-from explore import address, components, loading, making, picking, state
+from explore import address, components, loading, making, picking, state, words
 from explore.here import Here
 from explore.opened import Opened, open_gallery
 from explore.options import options
@@ -44,7 +44,7 @@ def show() -> None:
     try:
         _page(options().root.resolve())
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
     address.finish()
     loading.page_is_out()
 
@@ -55,14 +55,17 @@ def _page(root: Path) -> None:
         name = address.segments(
             "Page", "page", list(PAGES), on_change=_turn, format_func=lambda name: PAGES[name].title
         )
-    page, opened, path = PAGES[name], None, None
+    page, opened, path, gone = PAGES[name], None, None, ""
     bar = st.container(key="bar", horizontal=True, vertical_alignment="bottom", gap="small")
     with bar:
         if page.of_gallery:
-            path = picking.gallery(root)
+            path, gone = picking.gallery(root)
             opened = _open(path)
         model = picking.model(root, opened) if page.of_gallery else "starter"
     making.progress(root)
+    if gone:
+        words.warning(gone)
+        return
     if page.of_gallery and opened is None:
         making.first(root, model, empty=path is None)
         return
@@ -80,5 +83,5 @@ def _open(path: Path | None) -> Opened | None:
     try:
         return open_gallery(path)
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return None

@@ -11,7 +11,7 @@ import streamlit as st
 from dino_core.errors import UserError
 from dino_core.gallery import build_status, start_build, stop_build
 from dino_core.gallery.listing import gallery_name, list_galleries
-from explore import permission
+from explore import permission, words
 from explore.opened import Opened
 
 COMMAND = "python scripts/demo.py --data FOLDER"
@@ -51,7 +51,7 @@ def first(root: Path, model: str, *, empty: bool) -> None:
             "model: their features, their neighbors, a map. Name a folder of images to make one. "
             f"In a terminal, <code>{COMMAND}</code> does it, and <code>python scripts/demo.py"
             f"</code> makes one of generated images. Galleries are kept in <code>"
-            f"{html.escape(str(root / 'galleries'))}</code>.</p>"
+            f"{html.escape(words.told(root / 'galleries'))}</code>.</p>"
         )
         _form(root, model, key="first_form")
 
@@ -79,7 +79,8 @@ def _bars(root: str, before: tuple[str, ...]) -> None:
         share = status["done"] / status["total"] if status["total"] else 0.0
         count = f" {status['done']:,} of {status['total']:,}" if status["total"] > 1 else ""
         with st.container(key=f"making_{path.name}", horizontal=True, vertical_alignment="center"):
-            st.progress(min(share, 1.0), text=f"Making **{path.name}**: {status['message']}{count}")
+            doing = words.plain(words.told(status["message"]) + count)
+            st.progress(min(share, 1.0), text=f"Making **{words.plain(path.name)}**: {doing}")
             if permission.may_act():
                 st.button(
                     "Cancel", key=f"stop {path}", on_click=_stop, args=(path,),
@@ -132,14 +133,14 @@ def _form(root: Path, model: str, *, key: str) -> None:
             )  # fmt: skip
         pressed = st.form_submit_button("Make its map", type="primary")
     if error := st.session_state.pop("build error", None):
-        st.error(error)
+        words.error(error)
     if not pressed:
         return
     try:
         permission.check(given)
         start(root, model, folder.strip())
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return
     st.rerun()
 

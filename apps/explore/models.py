@@ -7,7 +7,7 @@ import streamlit as st
 
 from dino_core.errors import UserError
 from dino_core.serving import is_loopback
-from explore import loading
+from explore import loading, words
 from explore.here import Here
 from explore.options import host, options
 
@@ -23,13 +23,13 @@ def wanted(here: Here, spec: str | None = None) -> "Model | None":
     try:
         check(spec)
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return None
     loaded = loading.load(spec, here.root)
     if loaded.waiting:
         _wait_for(spec, here)
     elif loaded.error:
-        st.error(loaded.error)
+        words.error(loaded.error)
         st.button("Try again", on_click=loading.forget, args=(spec,), key=f"again {spec}")
     return loaded.model
 

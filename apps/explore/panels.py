@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import streamlit as st
 
+from dino_core.errors import UserError
 from dino_core.gallery.selection import select
-from explore import address, attention, grid, photo, selected, state
+from explore import address, attention, grid, photo, selected, state, words
 from explore.here import Here
 from explore.opened import Opened
 
@@ -42,7 +43,7 @@ def show(here: Here, color: str, map_name: str) -> Shown:
     if row is not None:
         return _one_image(here, opened, row, color)
     if missing := address.get("image"):
-        st.caption(f"This gallery has no image {missing!r}; it may have been renamed or left out.")
+        words.caption(f"This gallery has no image {missing}; it may have been renamed or left out.")
     selected.show(here, _selected_rows(opened, color, map_name), color)
     return Shown()
 
@@ -81,7 +82,11 @@ def _one_image(here: Here, opened: Opened, row: int, color: str) -> Shown:
         f"<h2>{html.escape(title)}</h2><p class='facts'><code>{name_on_disk}</code><br>"
         f"{html.escape(' · '.join(lines))}</p>"
     )
-    rows, scores = opened.gallery.neighbors()
+    try:
+        rows, scores = opened.gallery.neighbors()
+    except UserError as error:  # the map and the image are there without them
+        words.error(error)
+        return Shown()
     near, how_near = rows[row][:NEIGHBORS_SHOWN], scores[row][:NEIGHBORS_SHOWN]
     if len(near) == 0:
         st.caption("There is no other image to compare it with.")

@@ -10,22 +10,41 @@ from explore import address, state
 from explore.opened import Opened
 from explore.options import options
 
+_OTHER = "gallery instead"
 
-def gallery(root: Path) -> Path | None:
-    """The gallery to show; None when there is none yet."""
+
+def gallery(root: Path) -> tuple[Path | None, str]:
+    """The gallery to show; None when there is none yet, or, with a sentence, not this one.
+
+    What an address names is never swapped for another: decisions would go to that.
+    """
     found = {entry.name: entry.path for entry in list_galleries(root) if entry.state == "whole"}
     asked = options().gallery
     if asked is not None:
         path = _named(asked, root)
         found = {path.name: path} | {k: v for k, v in found.items() if v.resolve() != path}
     if not found:
-        return None
+        return None, ""
     if (made := st.session_state.pop("open next", None)) in found:
         address.change(gallery=made)
         state.forget()
+    wanted = address.get("gallery")
+    if wanted and wanted not in found:
+        st.selectbox(
+            "Gallery", list(found), index=None, placeholder="Choose another", key=_OTHER,
+            on_change=_take_other, width=210,
+        )  # fmt: skip
+        return None, (
+            f"There is no gallery {wanted} any more, or it is being built; choose another."
+        )
     chosen = address.choice("Gallery", "gallery", list(found), on_change=state.forget, width=210)
     address.imply(gallery=chosen)
-    return found[chosen]
+    return found[chosen], ""
+
+
+def _take_other() -> None:
+    address.change(gallery=st.session_state[_OTHER])
+    state.forget()
 
 
 def _named(asked: str, root: Path) -> Path:

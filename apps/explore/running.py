@@ -12,7 +12,7 @@ import streamlit as st
 from dino_core.errors import UserError
 from dino_core.training.durations import seconds_of
 from dino_core.training.launch import start
-from explore import address, loading, permission
+from explore import address, loading, permission, words
 from explore.here import Here
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _start(
         path = here.root / "runs" / out
         start(recipe, data, path, root=here.root, changes=typed, max_seconds=seconds, patience=0.0)
     except UserError as error:
-        st.error(str(error))
+        words.error(error)
         return
     address.change(view=None, of=out)
     st.rerun()

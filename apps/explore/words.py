@@ -12,7 +12,7 @@ import streamlit as st
 from explore import permission
 from explore.options import options
 
-_MARKS = re.compile(r"[\\`*_~\[\]<>$:#|]")  # what can mean something within a line
+_MARKS = re.compile(r"[\\`*_~\[\]<>$#|]|:(?=\S)")  # what can mean something within a line
 _BEGINNING = re.compile(r"(?m)^(\s*\d*)([-+=.)])")  # or at its beginning: lists, lines
 
 

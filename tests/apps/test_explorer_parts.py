@@ -18,6 +18,7 @@ from explore import (
     permission,
     server,
     state,
+    words,
 )
 from explore.here import Here
 from explore.opened import by_key, open_gallery
@@ -53,8 +54,8 @@ def said(page: AppTest) -> str:
     """Everything the page says, tags taken out."""
     assert not page.exception
     texts = [element.proto.body for element in page.get("html")]
-    texts += [element.value for element in (*page.error, *page.caption, *page.markdown)]
-    return re.sub(r"<[^>]+>", "", " ".join(texts))
+    texts += [one.value for one in (*page.error, *page.warning, *page.caption, *page.markdown)]
+    return re.sub(r"<[^>]+>", "", re.sub(r"\\([^\w\s]|_)", r"\1", " ".join(texts)))
 
 
 def test_without_a_gallery_the_page_says_how_to_make_one(run):
@@ -325,3 +326,121 @@ def test_a_page_keeps_its_own_values_and_shares_the_common_ones(monkeypatch):
     assert session["address"] == {"gallery": "a", "k": "5"}
     address.go("clusters")
     assert address.get("of") == "kmeans" and address.get("image") is None
+
+
+def test_a_gallery_that_is_gone_is_not_swapped_for_another(run, tmp_path, make_gallery):
+    for name, count in (("a", 24), ("b", 36)):
+        make_gallery(tmp_path / "galleries" / name, f"scenes:{count}")
+    page = run()
+    for name, value in {"gallery": "c", "image": "scenes/000007"}.items():
+        page.query_params[name] = value
+    page.run()
+    assert "There is no gallery c any more, or it is being built; choose another." in said(page)
+    assert "All 24 images" not in said(page) and "scenes/000007" not in said(page)
+    box = next(box for box in page.selectbox if box.label == "Gallery")
+    assert box.value is None and page.query_params["gallery"] == "c"
+    box.set_value("b").run()
+    assert "All 36 images" in said(page) and dict(page.query_params) == {"gallery": "b"}
+
+
+def test_the_open_gallery_is_not_swapped_when_it_goes(run, tmp_path, make_gallery):
+    for name, count in (("a", 24), ("b", 36)):
+        make_gallery(tmp_path / "galleries" / name, f"scenes:{count}")
+    page = run()
+    next(box for box in page.selectbox if box.label == "Gallery").set_value("b").run()
+    (tmp_path / "galleries" / "b").rename(tmp_path / "b")
+    page.run()
+    assert "There is no gallery b any more" in said(page) and "All 24" not in said(page)
+
+
+def test_names_stay_text(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    page = run()
+    for link in ("[Log in](http://evil)", "![x](http://evil)", "**a** `b` $c$ <d> ~e~ _f_ :red[g]"):
+        page.query_params["image"] = link
+        page.run()
+        told = next(one.value for one in page.caption if "has no image" in one.value)
+        assert not re.search(r"(?<!\\)[\[\]*`$<>~_:]", told)
+        assert link in re.sub(r"\\(.)", r"\1", told)
+    assert words.plain("- a\n1. b\n# c\n---") == "\\- a\n1\\. b\n\\# c\n\\---"
+    assert words.plain("a-b.jpg (3)") == "a-b.jpg (3)"
+
+
+def test_strangers_learn_no_paths(tmp_path, monkeypatch):
+    root, data = tmp_path / "lab", tmp_path / "lab" / "photos"
+    chosen = options.Options(root=root, data_root=(data,))
+    monkeypatch.setattr(words, "options", lambda: chosen)
+    pets = str(tmp_path / "elsewhere" / "pets")
+    sentence = f"{root}/galleries/a: not {data}/cats, {root}oratory, {pets}; {Path.home()}/b"
+    monkeypatch.setattr(permission, "may_act", lambda: True)
+    assert words.told(sentence, pets) == sentence
+    monkeypatch.setattr(permission, "may_act", lambda: False)
+    assert words.told(sentence, pets, "scenes:20", None) == (
+        f"ROOT/galleries/a: not DATA/photos/cats, {root}oratory, pets; ~/b"
+    )
+
+
+def test_whole_numbers_of_an_address(monkeypatch):
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(address, "st", SimpleNamespace(session_state=session))
+    for text, value in {
+        "7": 7, "0": 1, "999": 50, "": 18, "-3": 18, "1e3": 18, "inf": 18, "9" * 5000: 18,
+    }.items():  # fmt: skip
+        address.put(k=text)
+        assert address.whole("k", 1, 50, 18) == value
+    assert address.whole("l", 1, 50, None) is None
+    for text in ("inf", "-inf", "nan", "1e999"):
+        assert address._number(text, int, 18) == 18
+
+
+def test_an_address_of_absurd_numbers_opens_the_page(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:48")
+    for name in ("map", "neighbors", "clusters", "quality"):
+        page = run()
+        for value, number in zip(("p", "k", "shown", "lp"), ("9" * 5000, "inf") * 2, strict=True):
+            page.query_params[value] = number
+        page.query_params["cluster"] = "9" * 5000
+        page.query_params["page"] = name
+        page.run()
+        assert not page.exception, name
+
+
+def test_a_slider_keeps_its_digits(monkeypatch):
+    session: dict[str, Any] = {}
+    drawn = SimpleNamespace(session_state=session, slider=lambda *args, **how: 0.98765432)
+    monkeypatch.setattr(address, "st", drawn)
+    address.slider("Alike", "alike", 0.9, 1.0, 0.95)
+    assert float(address.get("alike") or "") == 0.98765432
+
+
+def test_back_within_a_second_is_no_click(monkeypatch):
+    """A click may overtake the address that was just written; Back says that it is Back."""
+    session: dict[str, Any] = {}
+
+    class Browser(dict):
+        to_dict = dict.copy
+
+        def from_dict(self, values):
+            self.clear()
+            self.update(values)
+
+    browser, run = Browser(k="1"), SimpleNamespace(is_history_navigation=False)
+    monkeypatch.setattr(address, "st", SimpleNamespace(session_state=session, query_params=browser))
+    monkeypatch.setattr(address, "get_script_run_ctx", lambda **_: run)
+    address.begin()
+    address.put(k="2")
+    address.finish()
+    browser["k"] = "1"  # a click that was on its way
+    assert address.begin() == set() and address.get("k") == "2"
+    run.is_history_navigation = True
+    assert address.begin() == {"k"} and address.get("k") == "1"
+
+
+def test_a_damaged_neighbor_file_leaves_image_and_map(run, tmp_path, make_gallery):
+    path = make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    (path / "neighbors.npz").write_bytes(b"PK")
+    page = run()
+    page.query_params["image"] = "scenes/000007"
+    page.run()
+    assert "neighbors.npz" in said(page) and "scenes/000007" in said(page)
+    assert any(box.label == "Color" for box in page.selectbox), "the map is drawn after the panel"
