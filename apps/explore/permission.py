@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from dino_core.errors import UserError
-from dino_core.gallery.folders import check_data
+from dino_core.gallery.folders import place_of
 from dino_core.serving import is_loopback, may_change
 from explore.options import host, options
 
@@ -73,11 +73,11 @@ def data_of(root: Path, typed: str) -> str:
     """
     if not typed:
         raise UserError("Name a folder of images first, for example /home/me/photos")
-    data = typed
-    if not re.fullmatch(r"scenes(:[\d-]+)?", typed):
-        path = root / Path(typed).expanduser()  # an absolute one stays what it is
-        if not path.exists():
-            raise UserError(f"{typed}: no such folder or file on the computer that runs this page")
-        data = str(path.resolve())
-    check_data(data, options().data_root, open_to_network=open_to_network())
-    return data
+    if re.fullmatch(r"scenes(:[\d-]+)?", typed):  # generated: allowed everywhere
+        return typed
+    return str(place(root, typed))
+
+
+def place(root: Path, typed: str) -> Path:
+    """The folder or file that someone named, resolved. Raises `UserError` as `data_of` does."""
+    return place_of(typed, root, options().data_root, open_to_network=open_to_network())

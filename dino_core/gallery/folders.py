@@ -1,7 +1,7 @@
 """Which folders of images a page may make galleries of, and what lies in them.
 
-    check_data("/data/photos", roots)               # raises UserError outside of them
-    for one in subfolders(Path("/data"), roots): ...
+    path = place_of("photos", Path("/data"), roots, open_to_network=True)  # or a UserError
+    for one in subfolders(path, roots): ...
 
 Roots are what an operator allows (`--data-root`). Without any, a page on this machine alone may
 name any folder, and one that is open to the network none.
@@ -17,6 +17,8 @@ from dino_core.errors import UserError
 
 COUNTED = 2_000  # entries that are looked at for a count
 SHOWN = 200  # subfolders
+LONGEST_SHOWN = 200  # letters of a path in a sentence
+OUTSIDE = "is not there, or lies outside of what this page may read"
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,29 @@ class Subfolder:
         return f"{self.path.name} ({count} image{'' if count == '1' else 's'})"
 
 
-def check_data(data: str, roots: Sequence[Path], *, open_to_network: bool) -> None:
-    """Refuse a folder or file of images that a page may not read, with a `UserError`.
+def place_of(typed: str, base: Path, roots: Sequence[Path], *, open_to_network: bool) -> Path:
+    """Where the folder or file that someone typed lies, resolved; a relative one is in `base`.
 
-    Generated scenes are allowed everywhere. Links and dots are resolved: what counts is where the
-    files lie.
+    Links and dots are resolved: what counts is where the files lie. Raises `UserError` where there
+    is nothing, and where a page may not read it; with roots, both in the same words, so that nobody
+    learns what lies outside of them.
     """
-    if data == "scenes" or data.startswith("scenes:"):
-        return
-    if not roots and not open_to_network:
-        return
-    if not roots:
+    shown = typed if len(typed) <= LONGEST_SHOWN else f"{typed[:LONGEST_SHOWN]}…"
+    if not roots and open_to_network:
         raise UserError(
-            f"{data}: on a page that other machines can reach, only folders that it was started "
+            f"{shown}: on a page that other machines can reach, only folders that it was started "
             "with may be read; start it with --data-root FOLDER"
         )
-    if not is_within(Path(data), roots):
+    try:
+        path = (base / Path(typed).expanduser()).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # nothing there, too long a name, no such user
+        path = None
+    if roots and (path is None or not is_within(path, roots)):
         allowed = ", ".join(str(root) for root in roots)
-        raise UserError(f"{data}: lies outside of what this page may read; choose inside {allowed}")
+        raise UserError(f"{shown}: {OUTSIDE}; choose inside {allowed}")
+    if path is None:
+        raise UserError(f"{shown}: no such folder or file on the computer that runs this page")
+    return path
 
 
 def is_within(path: Path, roots: Sequence[Path]) -> bool:
@@ -70,7 +77,7 @@ def subfolders(folder: Path, roots: Sequence[Path]) -> list[Subfolder]:
     a folder outside of the roots, or one that cannot be listed.
     """
     if not is_within(folder, roots):
-        raise UserError(f"{folder}: lies outside of what this page may read")
+        raise UserError(f"{folder}: {OUTSIDE}")
     try:
         with os.scandir(folder) as entries:
             names = sorted(one.name for one in entries if one.is_dir())

@@ -55,7 +55,7 @@ def said(page: AppTest) -> str:
     assert not page.exception
     texts = [element.proto.body for element in page.get("html")]
     texts += [element.value for element in (*page.error, *page.caption, *page.markdown)]
-    return re.sub(r"<[^>]+>", "", " ".join(texts))
+    return re.sub(r"<[^>]+>", "", re.sub(r"\\([^\w\s]|_)", r"\1", " ".join(texts)))
 
 
 def press(page: AppTest, label: str) -> AppTest:
@@ -137,17 +137,63 @@ def test_folders_outside_of_the_allowed_roots_are_refused(run, tmp_path, started
     for name in ("allowed/cats", "secret"):
         (tmp_path / name).mkdir(parents=True)
     roots = ("--data-root", str(tmp_path / "allowed"), "--token", "sesame")
-    for where, message in (
-        ("secret", "lies outside of what this page may read"),
-        ("nowhere", "no such"),
-    ):
+    refusals = set()
+    for where in ("secret", "nowhere"):
         page = press(run(*roots, folder=str(tmp_path / where)), "Make the gallery")
-        assert message in said(page) and not started
+        refusals.add(said(page).split(f"{where}: ")[1].split(";")[0])
+        assert not started
+    assert refusals == {"is not there, or lies outside of what this page may read"}
     page = press(run(*roots, folder=str(tmp_path / "allowed" / "cats")), "Make the gallery")
     assert started[0][:2] == ("starter", str(tmp_path / "allowed" / "cats"))
     listed = run(*roots, folder=str(tmp_path / "allowed"), browse="yes")
     labels = [button.label for button in listed.button]
     assert "cats (0 images)" in labels and not [one for one in labels if one.startswith("Up to")]
+
+
+def test_what_is_no_folder_is_said(run) -> None:
+    for typed in ("~nobody_x", "a" * 5000, "a\0b", "nowhere"):
+        assert "no such folder" in said(run(folder=typed, browse="yes"))
+
+
+def test_strangers_browse_no_folders_and_see_no_paths(run, tmp_path, make_gallery) -> None:
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    make_gallery(tmp_path / "galleries" / "whole", "scenes:20")
+    (tmp_path / "galleries" / "whole" / "neighbors.npz").write_bytes(b"PK")
+    words = ("--token", "sesame", "--data-root", str(tmp_path / "photos"))
+    asked = {"folder": "photos", "browse": "yes"}
+    page = run(*words, host="0.0.0.0", **asked)
+    assert str(tmp_path) not in said(page) and "in ROOT/galleries" in said(page)
+    assert not [box for box in page.toggle if box.label == "Browse folders"]
+    assert str(tmp_path) not in said(run(*words, host="0.0.0.0", about="whole"))
+    page = run(*words, host="0.0.0.0", **asked)
+    field = next(field for field in page.text_input if field.label == "Token")
+    page = field.set_value("sesame").run()
+    assert "cats (0 images)" in [button.label for button in page.button]
+
+
+def test_galleries_are_looked_into_again_when_they_change(
+    run, tmp_path, make_gallery, monkeypatch
+) -> None:
+    path = make_gallery(tmp_path / "galleries" / "whole", "scenes:20")
+    opened: list[Path] = []
+    real = galleries.Gallery.open
+    monkeypatch.setattr(galleries.Gallery, "open", lambda one: opened.append(one) or real(one))
+    monkeypatch.setattr(galleries.time, "monotonic", lambda: 0.0)
+    galleries._problems.cache_clear()
+    page = run()
+    page.run()
+    assert opened == [path]
+    (path / "neighbors.npz").unlink()
+    assert "neighbors.npz is missing" in said(page.run())
+    assert opened == [path, path]
+
+
+def test_what_was_picked_in_a_deleted_gallery_is_forgotten(run, tmp_path, make_gallery) -> None:
+    make_gallery(tmp_path / "galleries" / "whole", "scenes:20")
+    page = run(about="whole", gallery="whole", image="scenes/000003", shown="1")
+    field = next(field for field in page.text_input if field.label == "Type whole to delete it")
+    page = press(field.set_value("whole").run(), "Delete for good")
+    assert set(page.query_params) == {"page"}
 
 
 def test_one_pass_in_a_browser(

@@ -6,7 +6,7 @@ import pytest
 
 from dino_core.errors import UserError
 from dino_core.gallery import folders
-from dino_core.gallery.folders import check_data, is_within, subfolders
+from dino_core.gallery.folders import is_within, place_of, subfolders
 
 
 @pytest.fixture
@@ -47,12 +47,25 @@ def test_subfolders_with_their_images(root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_may_name_what(root: Path) -> None:
-    secret = str(root.parent / "secret")
-    check_data(secret, [], open_to_network=False)
-    check_data("scenes:40", [], open_to_network=True)
-    check_data(str(root / "cats"), [root], open_to_network=True)
+    base, secret = root.parent, root.parent / "secret"
+    assert place_of("secret", base, [], open_to_network=False) == secret
+    assert place_of("data/cats", base, [root], open_to_network=True) == root / "cats"
+    assert place_of(str(root / "in"), base, [root], open_to_network=True) == root / "dogs"
     with pytest.raises(UserError, match="start it with --data-root"):
-        check_data(str(root), [], open_to_network=True)
-    for open_to_network in (False, True):
-        with pytest.raises(UserError, match=f"choose inside {root}"):
-            check_data(secret, [root], open_to_network=open_to_network)
+        place_of(str(root), base, [], open_to_network=True)
+
+
+def test_nobody_learns_what_lies_outside_of_the_roots(root: Path) -> None:
+    refusals = set()
+    for typed in ("secret", "nowhere", "data/out", "data/nothing", "~nobody_x/a", "a" * 5000):
+        with pytest.raises(UserError) as refusal:
+            place_of(typed, root.parent, [root], open_to_network=True)
+        assert len(str(refusal.value)) < 500
+        refusals.add(str(refusal.value).partition(": ")[2])
+    assert refusals == {f"{folders.OUTSIDE}; choose inside {root}"}
+
+
+def test_what_is_no_path_is_said(root: Path) -> None:
+    for typed in ("nowhere", "~nobody_x/a", "a" * 5000, "a\0b"):
+        with pytest.raises(UserError, match="no such folder"):
+            place_of(typed, root, [], open_to_network=False)

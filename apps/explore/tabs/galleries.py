@@ -5,9 +5,10 @@ loses nothing, and any browser finds it again.
 """
 
 import html
+import time
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from dino_core.catalog.entries import check_named, model_title
 from dino_core.errors import UserError
 from dino_core.gallery import Gallery, GalleryEntry, build_status, list_galleries, start_build
 from dino_core.gallery.deleting import delete_gallery, loss, size_on_disk, size_said
-from dino_core.gallery.folders import Subfolder, is_within, subfolders
+from dino_core.gallery.folders import is_within, subfolders
 from dino_core.gallery.jobs import start_map
 from dino_core.gallery.listing import asked_for
-from dino_core.gallery.manifest import how_made, said_of_update
+from dino_core.gallery.manifest import MANIFEST, GalleryInfo, how_made, said_of_update
 from dino_core.gallery.maps import UmapSettings
 from dino_core.serving import is_loopback
-from explore import address, making, permission
+from explore import address, making, permission, state, words
 from explore.here import Here
 from explore.options import host, options
 from explore.working import work
@@ -33,6 +34,7 @@ from explore.working import work
 PATCHES = 49  # of an image
 MOST_NEIGHBORS = 31
 ERROR = "galleries error"
+LOOKED_AGAIN = 20.0  # seconds: images may be moved, and no gallery tells of that
 COMMAND = "python scripts/embed.py --data FOLDER --out galleries/NAME"
 
 
@@ -43,7 +45,7 @@ def show(here: Here) -> None:
     with here.bar:
         permission.gate("Changing galleries")
     if error := st.session_state.pop(ERROR, None):
-        st.error(error)
+        words.error(error)
     left, right = st.columns([1.55, 1], gap="medium")
     with left:
         _list(here, entries)
@@ -59,7 +61,7 @@ def show(here: Here) -> None:
 
 def _list(here: Here, entries: dict[str, GalleryEntry]) -> None:
     """One card a gallery: what it holds, how it stands, and the way into it."""
-    folder = html.escape(str(here.root / "galleries"))
+    folder = html.escape(words.told(here.root / "galleries"))
     with st.container(horizontal=True, vertical_alignment="center", key="galleries_head"):
         st.html(f"<h2>Galleries</h2><p class='facts'>{len(entries):,} in <code>{folder}</code></p>")
         st.button(
@@ -80,9 +82,10 @@ def _card(entry: GalleryEntry) -> None:
     about = address.get("about") == entry.name
     key = f"gallery_{'open' if about else 'card'}_{entry.name}"
     with st.container(key=key, horizontal=True, vertical_alignment="center", gap="small"):
-        state, sentence = _standing(entry)
-        badge = f"<span class='badge {state.replace(' ', '_')}'>{state}</span>" if state else ""
-        problem = f"<p class='warning'>{_marked(sentence)}</p>" if sentence else ""
+        standing, sentence = _standing(entry)
+        badge = f"<span class='badge {standing.replace(' ', '_')}'>{standing}</span>"
+        badge = badge if standing else ""
+        problem = f"<p class='warning'>{_marked(sentence, entry.info)}</p>" if sentence else ""
         st.html(
             f"<h3>{html.escape(entry.name)} {badge}</h3>"
             f"<p class='facts'>{html.escape(' · '.join(_facts(entry)))}</p>{problem}"
@@ -105,7 +108,7 @@ def _standing(entry: GalleryEntry) -> tuple[str, str]:
     if entry.state != "whole":
         return entry.state, entry.message
     try:
-        problems = Gallery.open(entry.path).problems()
+        problems = _problems(entry.path, _stamp(entry.path), time.monotonic() // LOOKED_AGAIN)
     except UserError as error:
         return "damaged", str(error)
     if not problems:
@@ -114,14 +117,29 @@ def _standing(entry: GalleryEntry) -> tuple[str, str]:
     return "", _short(problems[0], entry.path) + more
 
 
+@lru_cache(maxsize=256)
+def _problems(path: Path, _stamp: tuple[int, ...], _moment: float) -> list[str]:
+    return Gallery.open(path).problems()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a build or an update, or a hand, has replaced something in a gallery."""
+    return tuple(
+        (path / name).stat().st_mtime_ns
+        for name in ("", MANIFEST, "maps", "patches")
+        if (path / name).exists()
+    )
+
+
 def _short(sentence: str, path: Path) -> str:
     """A sentence that begins with the gallery's folder, with its name instead."""
     return sentence.replace(f"{path}: ", f"{path.name}: ", 1)
 
 
-def _marked(sentence: str) -> str:
+def _marked(sentence: str, info: GalleryInfo | None = None) -> str:
     """A sentence as HTML, its commands as such."""
-    parts = html.escape(sentence).split("`")
+    data = () if info is None else (info.data, info.root)
+    parts = html.escape(words.told(sentence, *data)).split("`")
     return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
 
 
@@ -129,7 +147,9 @@ def _facts(entry: GalleryEntry) -> list[str]:
     info = entry.info
     if info is None:
         asked = asked_for(entry.path)
-        return [] if asked is None else [f"{asked[1]} seen by {model_title(asked[0])}"]
+        if asked is None:
+            return []
+        return [f"{words.told(asked[1], asked[1])} seen by {model_title(asked[0])}"]
     images = "generated images" if info.generated else "images"
     facts = [f"{info.count:,} {images}", model_title(info.model)]
     facts += [_day(info.created)] if info.created else []
@@ -182,7 +202,7 @@ def _about(here: Here, gallery: Gallery) -> None:
     facts += [("Images", f"{info.count:,}")]
     if info.quarantined:
         facts += [("Unreadable", f"{info.quarantined:,}, listed in quarantine.jsonl")]
-    facts += [("Of", info.data), ("Model", info.model)]
+    facts += [("Of", words.told(info.data, info.data)), ("Model", info.model)]
     facts += [("Feature", f"{info.kind}, {info.dim:,} numbers")]
     facts += [("Made", _day(info.created))] if info.created else []
     if info.update:
@@ -197,7 +217,7 @@ def _about(here: Here, gallery: Gallery) -> None:
         st.html(f"<p class='facts'>{html.escape(sentence[0].upper() + sentence[1:])}.</p>")
     for problem in [*gallery.problems(), _model_gone(here.root, info.model)]:
         if problem:
-            st.html(f"<p class='warning'>{_marked(_short(problem, gallery.path))}</p>")
+            st.html(f"<p class='warning'>{_marked(_short(problem, gallery.path), info)}</p>")
 
 
 def _model_gone(root: Path, model: str) -> str:
@@ -278,13 +298,13 @@ def _patches(here: Here, gallery: Gallery) -> None:
         else (f"With {PATCHES} patches of each image held as well, a click on an eye finds eyes.")
     )
     info = gallery.info
-    words = (info.model, info.data, gallery.path)
+    asked = (info.model, info.data, gallery.path)
     with _row("patches_row"):
         st.html(f"<h3>Parts of images</h3><p class='facts'>{text}</p>")
         if not held:
             _button(
                 "Hold patches", "hold patches",
-                lambda: start_build(*words, root=here.root, patches=PATCHES),
+                lambda: start_build(*asked, root=here.root, patches=PATCHES),
             )  # fmt: skip
 
 
@@ -297,7 +317,7 @@ def _go_on(here: Here, entry: GalleryEntry) -> None:
     model, data = asked
     again, redo = entry.state != "half made", entry.state == "damaged"
     st.html(
-        f"<p class='facts'>Of <code>{html.escape(data)}</code>, seen by "
+        f"<p class='facts'>Of <code>{html.escape(words.told(data, data))}</code>, seen by "
         f"<code>{html.escape(model)}</code>."
         f"{' What people added is kept.' if again else ' What was computed is kept.'}</p>"
     )
@@ -312,7 +332,9 @@ def _delete(here: Here, entry: GalleryEntry) -> None:
     st.html(f"<h3>Delete</h3><p class='facts'>{html.escape(loss(entry.path).sentence)}</p>")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         typed = st.text_input(
-            f"Type {entry.name} to delete it", key=f"typed {entry.name}", placeholder=entry.name
+            f"Type {words.plain(entry.name)} to delete it",
+            key=f"typed {entry.name}",
+            placeholder=entry.name,
         )
         _button(
             "Delete for good", "delete", lambda: _delete_now(here, entry),
@@ -325,6 +347,7 @@ def _delete_now(here: Here, entry: GalleryEntry) -> None:
     address.change(about=None)
     if address.get("gallery") == entry.name:
         address.change(gallery=None)
+        state.forget()  # its image, its selection
 
 
 def _row(key: str) -> DeltaGenerator:
@@ -365,8 +388,10 @@ def _new(here: Here) -> None:
         st.html(f"<p class='warning'>{html.escape(catalog.no_model(here.root))}</p>")
         return
     spec = address.choice("Model", "with", list(titles), format_func=lambda spec: str(titles[spec]))
-    folder = address.text("Folder", "folder", placeholder=str(_first(here, roots) or "scenes"))
-    if roots and address.toggle("Browse folders", "browse"):
+    folder = address.text(
+        "Folder", "folder", placeholder=words.told(_first(here, roots) or "scenes")
+    )
+    if roots and permission.may_act() and address.toggle("Browse folders", "browse"):
         _browse(here, folder, roots)
     patches = address.toggle(
         "Hold patches, too", "patches",
@@ -378,7 +403,7 @@ def _new(here: Here) -> None:
         type="primary",
     )  # fmt: skip
     if options().data_root:
-        allowed = ", ".join(str(root) for root in options().data_root)
+        allowed = words.told(", ".join(str(root) for root in options().data_root))
         st.html(f"<p class='facts'>Folders in {html.escape(allowed)} may be read.</p>")
 
 
@@ -394,12 +419,13 @@ def _first(here: Here, roots: tuple[Path, ...]) -> Path | None:
 
 def _browse(here: Here, typed: str, roots: tuple[Path, ...]) -> None:
     """The folders inside the one that is named, to step into or back out of."""
-    folder = Path(here.root, Path(typed).expanduser()) if typed else _first(here, roots)
-    if folder is None or not folder.is_dir():
-        st.html("<p class='facts'>There is no such folder.</p>")
+    try:
+        folder = permission.place(here.root, typed or str(_first(here, roots)))
+    except UserError as error:
+        words.caption(error)
         return
-    if not is_within(folder, roots):
-        st.html("<p class='facts'>That folder lies outside of what this page may read.</p>")
+    if not folder.is_dir():
+        st.html("<p class='facts'>That is no folder.</p>")
         return
     found = work(
         ("folders", str(folder), folder.stat().st_mtime_ns, roots), "Looking into folders",
@@ -409,15 +435,15 @@ def _browse(here: Here, typed: str, roots: tuple[Path, ...]) -> None:
         return
     with st.container(key="folders", height=230, gap=None):
         if is_within(folder.parent, roots) and folder.parent != folder:
-            _step(folder.parent, f"Up to {folder.parent.name or '/'}", ":material/arrow_upward:")
+            _step(
+                folder.parent,
+                f"Up to {words.plain(folder.parent.name or '/')}",
+                ":material/arrow_upward:",
+            )
         for one in found:
-            _step(one.path, _label(one), ":material/folder:")
+            _step(one.path, words.plain(one.label), ":material/folder:")
         if not found:
             st.html(f"<p class='facts'>No folders in {html.escape(folder.name or '/')}.</p>")
-
-
-def _label(one: Subfolder) -> str:
-    return one.label.replace("[", "\\[").replace("*", "\\*").replace("_", "\\_")
 
 
 def _step(path: Path, label: str, icon: str) -> None:
