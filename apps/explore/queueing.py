@@ -1,6 +1,8 @@
 """The queue of a review: a table to decide in, the image at hand beside others, the result."""
 
 import html
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from dino_core.errors import UserError
+from dino_core.gallery import Gallery
 from dino_core.gallery.cleaned import Cleaned, free_name, in_folder, write_cleaned
 from dino_core.gallery.notes import DECISIONS, Notes
 from dino_core.gallery.reviewing import (
@@ -24,7 +27,7 @@ from dino_core.gallery.reviewing import (
     members,
     why,
 )
-from explore import address, deciding, grid, permission
+from explore import address, deciding, grid, permission, words
 from explore.here import Here
 from explore.paging import pager
 from explore.working import work
@@ -367,25 +370,34 @@ def _write(here: Here, name: str) -> None:
     except UserError as error:
         st.session_state["cleaned"] = str(error)
         return
-    st.session_state["writing"] = path, Notes(here.gallery.path).stamp()
+    st.session_state["writing"] = path, time.time_ns()  # asked again, it is tried again
+
+
+def _outcome(gallery: Gallery, path: Path) -> Cleaned | str:
+    """What was written, or the sentence that says why nothing was."""
+    try:
+        return write_cleaned(gallery, path)
+    except UserError as error:
+        return str(error)
 
 
 def _written(here: Here) -> None:
     """Write what is wanted, and say what was written."""
     if wanted := st.session_state.get("writing"):
-        path, stamp = wanted
+        path, moment = wanted
         done = work(
-            ("cleaned", str(path), stamp), "Writing the table",
-            lambda say: write_cleaned(here.gallery, path),
+            ("cleaned", str(path), moment), "Writing the table",
+            lambda say: _outcome(here.gallery, path),
         )  # fmt: skip
         if done is None:
             return
-        del st.session_state["writing"]  # asked again, it would find its own file there
+        del st.session_state["writing"]
         st.session_state["cleaned"] = done
         st.session_state.pop("cleaned name", None)  # propose the next one
     said = st.session_state.get("cleaned")
     if isinstance(said, Cleaned):
-        st.success(f"Written to {said.path}: {said.sentence()}.")
-        st.code(f"python scripts/embed.py --data {said.path}", language=None, wrap_lines=True)
+        words.success(f"Written to {said.path}: {said.sentence()}.")
+        command = words.told(f"python scripts/embed.py --data {said.path}")
+        st.code(command, language=None, wrap_lines=True)
     elif said:
-        st.error(said)
+        words.error(said)

@@ -4,15 +4,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from explore import loading, options, permission, queueing
+from explore import loading, options, permission, queueing, words
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.gallery.cleaned import Cleaned
 from dino_core.gallery.images import read_table, write_table
 from dino_core.gallery.neighbors import neighbor_graph
 from dino_core.gallery.notes import Notes
@@ -163,6 +166,39 @@ def test_a_threshold_of_the_address_holds_on_every_tab(
 )  # fmt: skip
 def test_what_an_edited_row_means(now: Any, changed: Any, suggestion: Any, meant: Any) -> None:
     assert queueing._meant(now, changed, suggestion) == meant
+
+
+def test_a_table_that_could_not_be_written_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session: dict[str, Any] = {}
+    works: dict[Any, Any] = {}
+    said: list[str] = []
+    outcomes = iter([UserError("the disk is full"), Cleaned(tmp_path / "a.csv", 3, 0, 0, 0, 0, 0)])
+
+    def write(*_: Any) -> Cleaned:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def work(key: Any, _what: str, function: Any) -> Any:  # once for a key, as the real one
+        if key not in works:
+            works[key] = function(None)
+        return works[key]
+
+    fake = SimpleNamespace(session_state=session, code=lambda *_, **__: None)
+    for name, value in (("st", fake), ("work", work), ("write_cleaned", write)):
+        monkeypatch.setattr(queueing, name, value)
+    monkeypatch.setattr(permission, "check", lambda: None)
+    for name in ("error", "success"):
+        monkeypatch.setattr(words, name, lambda text: said.append(text))
+    here: Any = SimpleNamespace(root=tmp_path, gallery=None)
+    for _ in range(2):
+        queueing._write(here, "a.csv")
+        queueing._written(here)
+        assert "writing" not in session
+    assert said[0] == "the disk is full" and said[1].startswith("Written to")
 
 
 # -- in a browser -----------------------------------------------------------------------------
