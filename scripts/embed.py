@@ -79,8 +79,8 @@ class Embed:
     """Start over what is there with another model, other images or other patches (what you added
     stays)."""
     update: bool = False
-    """Bring up to date what is there of other data, too, as after its folder was moved: images
-    whose content is known keep their features."""
+    """Bring up to date what is there of other data, too, as after its folder was moved, or where
+    more than half of the images are gone: those whose content is known keep their features."""
     refit: bool = False
     """Draw anew the maps on which earlier updates placed images, however few these are."""
 
@@ -104,7 +104,7 @@ def main() -> None:
             model, source, args.out,
             kind=args.kind, batch_size=args.batch_size, workers=args.workers,
             progress=progress, maps=args.maps, umap=args.umap, redo=args.redo,
-            update=args.update, refit=args.refit, agree=agree,
+            update=args.update, refit=args.refit, shrink=args.update, agree=agree,
         )  # fmt: skip
     print(f"{gallery.path}: {len(gallery):,} images of {args.data}, seen by {model.spec}")
     if gallery.news:

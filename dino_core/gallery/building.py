@@ -20,7 +20,7 @@ from dino_core.data import Quarantine, Quarantined, Source
 from dino_core.errors import UserError, at_least
 from dino_core.files import whole_file
 from dino_core.gallery.approximate import Graph, graph_of_all
-from dino_core.gallery.damage import NEIGHBORS, map_file
+from dino_core.gallery.damage import NEIGHBORS, Damaged, map_file
 from dino_core.gallery.extraction import Batch
 from dino_core.gallery.features import feature_dim, model_batches, model_feature_hash, preprocessing
 from dino_core.gallery.images import (
@@ -59,6 +59,7 @@ def build(
     redo: bool = False,
     update: bool = False,
     refit: bool = False,
+    shrink: bool = False,
     agree: Agree | None = None,
 ) -> Gallery:
     """Make the gallery `out` of what `model` sees in `source`, or finish making it.
@@ -69,6 +70,7 @@ def build(
     redo      start over what is there with another model or other images; `user/` stays
     update    bring up to date what is there of other data, too, e.g. of a folder that was moved
     refit     draw anew the maps on which updates placed images, however few these are
+    shrink    let go of more than half of a gallery's images where so many are gone
     agree     of the first of several processes, where all others call `help_build`: gives all of
               them the JSON value that the first one gave
 
@@ -76,8 +78,8 @@ def build(
     changed (see `updating`), and opened as it is where none did, with the maps it lacks and the
     files that are damaged made from what it holds; `news` of what is returned tells which. Images
     that cannot be read are left out and listed in `quarantine.jsonl`. Raises `UserError` when `out`
-    holds another gallery (without `redo`) or other files, is being built by another process, or
-    cannot be written.
+    holds another gallery (without `redo`) or other files, would lose more than half of its images
+    (without `shrink`), is being built by another process, or cannot be written.
     """
     at_least(1, batch_size=batch_size)
     at_least(0, workers=workers)
@@ -85,7 +87,8 @@ def build(
     with reported(out, progress, {"model": model.spec, "data": source.spec}) as say:
         return build_here(
             model, source, out, say, kind=kind, batch_size=batch_size, workers=workers,
-            maps=maps, umap=umap, redo=redo, update=update, refit=refit, agree=agree,
+            maps=maps, umap=umap, redo=redo, update=update, refit=refit, shrink=shrink,
+            agree=agree,
         )  # fmt: skip
 
 
@@ -131,6 +134,7 @@ def build_here(
     redo: bool = False,
     update: bool = False,
     refit: bool = False,
+    shrink: bool = False,
     agree: Agree | None = None,
 ) -> Gallery:
     """`build`, by whoever already holds the folder (see `jobs.reported`)."""
@@ -147,7 +151,7 @@ def build_here(
     if stands == "changed":
         return updating.bring_up_to_date(
             model, source, out, info, wanted, say,
-            batch_size=batch_size, workers=workers, refit=refit, agree=agree,
+            batch_size=batch_size, workers=workers, refit=refit, shrink=shrink, agree=agree,
         )  # fmt: skip
     _clear(out)
     theirs = their_columns(source)  # what is odd in a table shows before hours of computing
@@ -210,7 +214,7 @@ def _compared(out: Path, info: GalleryInfo, redo: bool, update: bool) -> str:
             )
         try:
             Gallery.open(out).images  # noqa: B018  # read it
-        except UserError:
+        except Damaged:
             return "its features or its table were damaged, so it was built again"
         as_planned = (there.data, there.root) == (info.data, info.root)
         return "same" if same_images and as_planned else "changed"
@@ -353,7 +357,7 @@ def _as_it_is(out: Path, wanted: Wanted, refit: bool, say: Progress) -> Gallery:
     mended = []
     try:
         gallery.neighbors()
-    except UserError:
+    except Damaged:
         graph = write_graph(out, gallery.features, say)
         replace(gallery.info, neighbors=graph.rows_NK.shape[1], graph=graph.how).write(out)
         gallery = Gallery.open(out)
@@ -370,7 +374,7 @@ def _as_it_is(out: Path, wanted: Wanted, refit: bool, say: Progress) -> Gallery:
 def _is_whole(gallery: Gallery, name: str) -> bool:
     try:
         gallery.map(name)
-    except UserError:
+    except Damaged:
         return False
     return True
 

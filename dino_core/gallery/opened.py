@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,18 @@ from pandas.util import hash_array
 from dino_core.data import BadImage, Source, decode_image, open_source
 from dino_core.errors import UserError
 from dino_core.gallery.damage import (
+    MISSING,
     NEIGHBORS,
     UNREADABLE,
+    Damaged,
     features_damage,
+    is_there,
     map_damage,
     map_file,
     neighbors_damage,
     patches_damage,
     table_damage,
+    unreadable,
 )
 from dino_core.gallery.images import COLUMNS, IMAGES, read_table
 from dino_core.gallery.listing import is_gallery, update_waiting
@@ -113,7 +117,7 @@ class Gallery:
         """
         table = self._read(IMAGES, lambda: read_table(self.path), self._build_again)
         if len(table) != len(self) or not set(COLUMNS) <= set(table.columns):
-            raise UserError(self._build_again(IMAGES, UNREADABLE))
+            raise Damaged(self._build_again(IMAGES, UNREADABLE))
         return table
 
     @cached_property
@@ -121,7 +125,12 @@ class Gallery:
         """float32 [n, D], L2-normalized, memory-mapped (read-only)."""
         if self.info.count == 0:  # an empty file cannot be mapped
             return np.empty((0, self.info.dim), np.float32)
-        return np.load(self.path / FEATURES, mmap_mode="r", allow_pickle=False)
+        features_ND: np.ndarray = self._read(
+            FEATURES,
+            lambda: np.load(self.path / FEATURES, mmap_mode="r", allow_pickle=False),
+            self._build_again,
+        )
+        return features_ND
 
     @cached_property
     def _neighbors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +139,7 @@ class Gallery:
         whole = rows_NK.shape == scores_NK.shape == shape
         whole = whole and (rows_NK.dtype.kind, scores_NK.dtype.kind) == ("i", "f")
         if not whole or (rows_NK.size and not 0 <= rows_NK.min() <= rows_NK.max() < len(self)):
-            raise UserError(self._find_again(NEIGHBORS, UNREADABLE))
+            raise Damaged(self._find_again(NEIGHBORS, UNREADABLE))
         let_go(rows_NK)
         return rows_NK, scores_NK
 
@@ -157,7 +166,7 @@ class Gallery:
         )
         whole = len(frame) == len(self) and {"x", "y"} <= set(frame.columns)
         if not whole or not all(frame[axis].dtype.kind == "f" for axis in "xy"):
-            raise UserError(self._draw_again(file, UNREADABLE))
+            raise Damaged(self._draw_again(file, UNREADABLE))
         return frame
 
     def row(self, id: str) -> int:
@@ -379,12 +388,14 @@ class Gallery:
 
         Everything that none of them names works.
         """
-        found = [self.images_missing()]
-        if reason := neighbors_damage(self.path, self.info):
-            found.append(self._find_again(NEIGHBORS, reason))
-        maps = {name: map_damage(self.path, self.info, name) for name in self.info.maps}
+        of = self.path, self.info
+        found = [
+            self.images_missing(),
+            _said(partial(neighbors_damage, *of), NEIGHBORS, self._find_again),
+        ]
         found += [
-            self._draw_again(map_file(name), reason) for name, reason in maps.items() if reason
+            _said(partial(map_damage, *of, name), map_file(name), self._draw_again)
+            for name in self.info.maps
         ]
         if reason := patches_damage(self.path, self.info):
             found.append(
@@ -399,17 +410,18 @@ class Gallery:
         for name, damage in ((FEATURES, features_damage), (IMAGES, table_damage)):
             if reason := damage(self.path, self.info):
                 self._refuse_replaced()
-                raise UserError(self._build_again(name, reason))
+                raise Damaged(self._build_again(name, reason))
         _ = self.features  # mapped now: these stay the same when an update replaces the file
 
     def _read(self, name: str, read: Callable[[], Any], say: Callable[[str, str], str]) -> Any:
-        """What `read` gives of a file; a `UserError` for one whose bytes it can make nothing of."""
+        """What `read` gives of a file; `Damaged` for one whose bytes it can make nothing of."""
         try:
             value = read()
-        except Exception:  # garbage can fail in any way
+        except Exception as error:  # garbage can fail in any way
             self._refuse_replaced()
-            reason = UNREADABLE if (self.path / name).is_file() else "is missing"
-            raise UserError(say(name, reason)) from None
+            file = self.path / name
+            reason = unreadable(file, error) if is_there(file) else MISSING
+            raise Damaged(say(name, reason)) from None
         self._refuse_replaced()
         return value
 
@@ -445,6 +457,15 @@ class Gallery:
             f"{self.path}: is damaged ({name} {reason}), so this map cannot be shown; look at "
             f"another, or run `{self._command}` to draw it again"
         )
+
+
+def _said(look: Callable[[], str], name: str, say: Callable[[str, str], str]) -> str:
+    """What `say` makes of what `look` finds wrong with a file; "" where that is nothing."""
+    try:
+        reason = look()
+    except UserError as error:
+        return str(error)
+    return say(name, reason) if reason else ""
 
 
 def _hashed(ids: pd.Series) -> np.ndarray:

@@ -44,7 +44,7 @@ from dino_core.gallery.building import (
 )
 from dino_core.gallery.damage import NEIGHBORS
 from dino_core.gallery.images import file_facts, images_table, their_columns, write_table
-from dino_core.gallery.manifest import UPDATE, GalleryInfo, said_of_update
+from dino_core.gallery.manifest import UPDATE, GalleryInfo, build_command, said_of_update
 from dino_core.gallery.maps import FEWEST_FOR_UMAP, PLACING_NEIGHBORS, place, place_rest
 from dino_core.gallery.neighbors import nearest
 from dino_core.gallery.opened import Gallery
@@ -60,6 +60,7 @@ from dino_core.gallery.replacing import NEW, replace_by_new
 from dino_core.gallery.shares import Agree, Group
 from dino_core.models import Model
 
+MOST_GONE = 0.5  # share of a gallery's images that an update drops unasked
 MOST_PLACED = 0.1  # share of a map's points; with more of them it is drawn anew
 IMAGES_HASH = "images_hash"  # in the plan of an update: which images are computed
 CHUNK = 16_384  # rows in memory at a time
@@ -75,18 +76,21 @@ def update(
     workers: int | None = None,
     progress: Progress | None = None,
     refit: bool = False,
+    shrink: bool = False,
 ) -> Gallery:
     """Bring the whole gallery in `out` up to date with `source`; `news` tells what was done.
 
     `source` may be spelled otherwise than when the gallery was built, as after its folder was
-    moved. `refit` draws the maps anew on which images were placed, however few. `user/` and
-    `thumbs/` stay; `patches/` are removed where the images are others. Raises `UserError` when
-    there is no whole gallery in `out`, it is of another model, or another process builds there.
+    moved. `refit` draws the maps anew on which images were placed, however few. `shrink` lets
+    go of more than half of the images. `user/` and `thumbs/` stay; `patches/` are removed where the
+    images are others. Raises `UserError` when there is no whole gallery in `out`, it is of another
+    model, another process builds there, or (without `shrink`) more than half of its images are
+    gone, as when one of the source's disks is not there.
     """
     info = Gallery.open(out).info
     return build(
         model, source, out, kind=info.kind, batch_size=batch_size, workers=workers,
-        progress=progress, maps=("pca",), update=True, refit=refit,
+        progress=progress, maps=("pca",), update=True, refit=refit, shrink=shrink,
     )  # fmt: skip
 
 
@@ -95,6 +99,7 @@ class Survey:
     """Which of a source's images a gallery knows the features of."""
 
     known_N: np.ndarray  # int64, a row of the gallery with the same content; -1 where there is none
+    gone: int  # images of the gallery that are in the source neither by content nor by name
 
     @cached_property
     def unknown(self) -> list[int]:
@@ -116,16 +121,32 @@ def survey(out: Path, source: Source, say: Progress = silent) -> Survey:
     size_O = table["size"].to_numpy(np.float64, na_value=np.nan)
     mtime_O = table["mtime"].to_numpy(np.float64, na_value=np.nan)
     known_N = np.full(len(source), -1, np.int64)
+    stays_O = np.zeros(len(table), bool)
     for index, id in enumerate(source.ids):
         row = row_of.get(id)
         _, size, mtime = file_facts(source, index)
         if row is not None and (size, mtime) == (size_O[row], mtime_O[row]):
             known_N[index] = row
         else:
-            known_N[index] = by_content.get(_content(source, index), -1)
+            content = _content(source, index)
+            known_N[index] = by_content.get(content, -1)
+            if row is not None and content:  # perhaps changed, but there
+                stays_O[row] = True
         if index % SAID_EVERY == 0:
             say(index, len(source), "Looking for what changed")
-    return Survey(known_N)
+    stays_O[known_N[known_N >= 0]] = True
+    return Survey(known_N, int(np.count_nonzero(~stays_O)))
+
+
+def _refuse_to_empty(old: Gallery, found: Survey, info: GalleryInfo) -> None:
+    """What is gone may be on a disk that is not there now, and took days to compute."""
+    if found.gone > MOST_GONE * len(old):
+        command = build_command(info.model, info.data, old.path)
+        raise UserError(
+            f"{old.path}: {found.gone:,} of its {len(old):,} images are gone from {info.data}, so "
+            "it was left as it is; bring them back if a disk or a folder is missing there, or run "
+            f"`{command} --update` to let go of them"
+        )
 
 
 def _content(source: Source, index: int) -> str:
@@ -147,11 +168,14 @@ def bring_up_to_date(
     batch_size: int,
     workers: int | None,
     refit: bool,
+    shrink: bool,
     agree: Agree | None,
 ) -> Gallery:
     """`update`, by whoever holds the folder; `info` is the manifest as far as it is planned."""
     theirs = their_columns(source)  # what is odd in a table shows before hours of computing
     old, found = Gallery.open(out), survey(out, source, say)
+    if not shrink:
+        _refuse_to_empty(old, found, info)
     making = out / UPDATE
     making.mkdir(exist_ok=True)
     part = PartialFeatures(making, info.of_features() | found.plan, info.dim, redo=True)

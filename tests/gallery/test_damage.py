@@ -1,16 +1,21 @@
 """Galleries whose files were cut short or written over: a sentence, and everything else works."""
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from dino_core.data import open_source
 from dino_core.errors import UserError
-from dino_core.gallery import Gallery, build, build_patches, list_galleries
+from dino_core.gallery import Gallery, build, build_patches, damage, list_galleries, opened
+from dino_core.gallery.damage import Damaged
 from dino_core.models import Model
 from dino_core.rng import generator
 
@@ -96,6 +101,60 @@ def test_features_that_are_none_are_damage(copy: Path, values: str) -> None:
     np.save(copy / "features.npy", np.eye(14, 48))
     with pytest.raises(UserError, match=r"features.npy holds float64, not float32"):
         Gallery.open(copy)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("features.npy", (np, "load")),
+        ("images.parquet", (pq, "read_metadata")),
+        ("images.parquet", (opened, "read_table")),
+        ("neighbors.npz", (opened, "map_arrays")),
+        ("maps/umap.parquet", (pd, "read_parquet")),
+    ],
+)
+def test_what_cannot_be_read_now_is_not_thrown_away(
+    copy: Path,
+    model: Model,
+    name: str,
+    reader: tuple[object, str],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {file: file.stat().st_ino for file in copy.rglob("*") if file.name != "status.json"}
+
+    def fail(path: object, *_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*reader, fail if name[:4] != "maps" else only(name, fail, pd.read_parquet))
+        with pytest.raises(UserError, match=r"cannot be read now \((Too many|not enough)") as said:
+            build(model, open_source("scenes:14"), copy)
+    assert not isinstance(said.value, Damaged)
+    assert {file: file.stat().st_ino for file in before} == before
+    assert build(model, open_source("scenes:14"), copy).news == ""
+
+
+def only(name: str, fail: Callable[..., None], read: Callable[..., Any]) -> Callable[..., Any]:
+    """`read`, failing on one file."""
+
+    def some(path: Path, *args: Any, **kwargs: Any) -> Any:
+        return (fail if str(path).endswith(name) else read)(path, *args, **kwargs)
+
+    return some
+
+
+def test_a_file_on_a_disk_that_fails_is_a_problem_and_the_rest_works(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    gallery = Gallery.open(copy)
+    monkeypatch.setattr(damage.zipfile, "ZipFile", fail)
+    problems = gallery.problems()
+    assert len(problems) == 1 and "neighbors.npz: cannot be read now (Stale" in problems[0]
 
 
 def test_neighbors_that_are_nobody_are_damage(copy: Path) -> None:

@@ -150,13 +150,44 @@ def test_down_to_few_and_up_again(model: Model, folder: Path, tmp_path: Path) ->
     shutil.rmtree(folder / "a")
     for file in sorted((folder / "b").iterdir())[3:]:
         file.unlink()
-    few = update(model, open_source(folder), tmp_path / "g")
+    few = update(model, open_source(folder), tmp_path / "g", shrink=True)
     assert len(few) == 3 and few.info.maps["umap"]["method"] == "pca"
     for number in range(50, 62):
         paint(folder / "a" / f"{number}.png", number)
     many = update(model, open_source(folder), tmp_path / "g")
     assert_same(many, build(model, open_source(folder), tmp_path / "anew", maps=PCA))
     assert many.info.maps["umap"]["method"] == "umap" and "placed" not in many.map("umap")
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_a_source_that_lost_most_of_its_images_takes_none_along_unasked(
+    model: Model, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """One of two mounted folders is not there: nothing tells that its images are gone for good."""
+    for number in range(30, 33):
+        paint(folder / "a" / f"{number}.png", number)  # 15 of 27
+    data = folder
+    if kind == "table":  # it still names them
+        data = tmp_path / "table.csv"
+        files = sorted(folder.rglob("*.png"))
+        data.write_text("".join(f"{file}\n" for file in ["path", *files]))
+    out = tmp_path / "g"
+    build(model, open_source(data), out, maps=PCA)
+    (folder / "a").rename(tmp_path / "not mounted")
+    (folder / "a").mkdir()
+    source = open_source(data)
+    for call in (lambda: update(model, source, out), lambda: build(model, source, out, maps=PCA)):
+        with pytest.raises(UserError, match=r"15 of its 27 images are gone from .* --update` to"):
+            call()
+        assert len(Gallery.open(out)) == 27 and not (out / "update").exists()
+    assert "15 of its 27" in build_status(out)["message"]  # what the page shows
+    paint(folder / "b" / "01.png", 200)  # changed: it is there
+    (tmp_path / "not mounted" / "00.png").rename(folder / "b" / "of-a.png")  # moved: there, too
+    (tmp_path / "not mounted" / "02.png").rename(folder / "b" / "too.png")
+    if kind == "folder":
+        assert update(model, open_source(data), out).news == "2 added, 15 gone, 1 changed"
+        return
+    assert len(update(model, source, out, shrink=True)) == 12
 
 
 # -- maps -------------------------------------------------------------------------------------
