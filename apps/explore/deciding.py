@@ -15,7 +15,7 @@ from dino_core.errors import UserError
 from dino_core.gallery.cleaned import decisions_of
 from dino_core.gallery.columns import FOUND, TAG
 from dino_core.gallery.notes import Notes
-from dino_core.gallery.reviewing import Queue, Undo, decide, follow_suggestions
+from dino_core.gallery.reviewing import Queue, Undo, decide_all, follow_suggestions
 from explore import address, permission, state, words
 from explore.here import Here
 
@@ -44,11 +44,12 @@ def take(here: Here, several: Several) -> None:
     notes = Notes(here.gallery.path)
     try:
         permission.check()
-        undone = [decide(notes, *one) for one in several if one[0]]
+        known = set(here.gallery.images["label"].dropna().unique())
+        undo = decide_all(notes, [one for one in several if one[0]], known)
     except UserError as error:
         st.session_state[_SAID] = str(error)
         return
-    _keep(here, {id: review for undo in undone for id, review in undo.before.items()})
+    _keep(here, dict(undo.before))
 
 
 def take_suggestions(here: Here, queue: Queue) -> None:

@@ -21,7 +21,7 @@ import os
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,15 +102,20 @@ class Notes:
 
     # -- reviews ----------------------------------------------------------------------------
 
-    def review(self, ids: Iterable[str], decision: str | None, label: str | None = None) -> None:
+    def review(
+        self,
+        ids: Iterable[str],
+        decision: str | None,
+        label: str | None = None,
+        known: Container[str | None] = (),
+    ) -> None:
         """Decide about images: keep, remove, relabel (to `label`), or None to undo.
 
-        Raises `UserError` for a relabel without a label and where the gallery cannot be written,
-        `ValueError` for another decision.
+        `known`: labels that are kept as they are; another one was typed, and is cleaned.
+        Raises `UserError` for a relabel without a label and where the gallery was deleted or cannot
+        be written, `ValueError` for another decision.
         """
-        if decision is not None and decision not in DECISIONS:
-            raise ValueError(f"decision {decision!r}: one of {DECISIONS}, or None")
-        right = clean_name(label or "", "label") if decision == "relabel" else None
+        right = right_label(decision, label, known)
         if several := _listed(ids):
             self._add(REVIEWS, {"ids": several, "decision": decision, "label": right})
 
@@ -171,6 +176,17 @@ def rows_by_tag(ids: "pd.Series", tags: dict[str, list[str]]) -> dict[str, np.nd
         tag: sorted(row_of[id] for id in tagged if id in row_of) for tag, tagged in tags.items()
     }
     return {tag: np.array(several, np.int64) for tag, several in rows.items() if several}
+
+
+def right_label(
+    decision: str | None, label: str | None, known: Container[str | None]
+) -> str | None:
+    """The label that a decision sets, as `Notes.review` keeps it; None but for relabel."""
+    if decision is not None and decision not in DECISIONS:
+        raise ValueError(f"decision {decision!r}: one of {DECISIONS}, or None")
+    if decision != "relabel":
+        return None
+    return label if label is not None and label in known else clean_name(label or "", "label")
 
 
 def clean_name(name: str, what: str) -> str:

@@ -15,7 +15,7 @@ Leaks and duplicates never contradict each other: a group always keeps an image.
 Shapes: N images, Q entries of the queue, C classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ from dino_core.gallery.duplicates import (
     spans,
     to_remove,
 )
-from dino_core.gallery.notes import Notes, Review
+from dino_core.gallery.notes import Notes, Review, right_label
 from dino_core.gallery.opened import Gallery
 from dino_core.gallery.progress import Progress, silent
 from dino_core.gallery.suspects import Suspects, disagreements, outliers
@@ -147,17 +147,35 @@ class Undo:
             key = (None, None) if review is None else (review.decision, review.label)
             same.setdefault(key, []).append(id)
         for (decision, label), ids in same.items():
-            notes.review(ids, decision, label)
+            notes.review(ids, decision, label, {label})
 
 
 def decide(
-    notes: Notes, ids: Iterable[str], decision: str | None, label: str | None = None
+    notes: Notes,
+    ids: Iterable[str],
+    decision: str | None,
+    label: str | None = None,
+    known: Container[str | None] = (),
 ) -> Undo:
     """`Notes.review`, with the way back."""
-    ids = list(ids)
-    known = notes.reviews()
-    notes.review(ids, decision, label)
-    return Undo({id: known.get(id) for id in ids})
+    return decide_all(notes, [(list(ids), decision, label)], known)
+
+
+def decide_all(
+    notes: Notes,
+    several: Sequence[tuple[Sequence[str], str | None, str | None]],
+    known: Container[str | None] = (),
+) -> Undo:
+    """Several decisions, each of ids, decision and label, with one way back.
+
+    `known`: as of `Notes.review`. Where one of them cannot be, none is taken.
+    """
+    for _, decision, label in several:
+        right_label(decision, label, known)
+    before = notes.reviews()
+    for ids, decision, label in several:
+        notes.review(ids, decision, label, known)
+    return Undo({id: before.get(id) for ids, _, _ in several for id in ids})
 
 
 def follow_suggestions(notes: Notes, ids: Sequence[str], queue: Queue) -> Undo:
@@ -167,9 +185,8 @@ def follow_suggestions(notes: Notes, ids: Sequence[str], queue: Queue) -> Undo:
     same: dict[tuple[str, str | None], list[str]] = {}
     for place in open_Q:
         same.setdefault((queue.suggestions[place], queue.labels[place]), []).append(ids[place])
-    for (decision, label), those in same.items():
-        notes.review(those, decision, label)
-    return Undo({ids[place]: None for place in open_Q})
+    several = [(those, decision, label) for (decision, label), those in same.items()]
+    return decide_all(notes, several, {label for _, label in same})
 
 
 # -- everything of one gallery ----------------------------------------------------------------

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dino_core.errors import UserError
 from dino_core.gallery.agreement import Votes
 from dino_core.gallery.duplicates import Groups
 from dino_core.gallery.notes import Notes, Review
-from dino_core.gallery.reviewing import Queue, decide, follow_suggestions, suggested
+from dino_core.gallery.reviewing import Queue, decide, decide_all, follow_suggestions, suggested
 
 
 @pytest.fixture
@@ -28,6 +29,9 @@ def images() -> pd.DataFrame:
             "label": ["a", "a", "b", "b", "a", "a", "b", None],
         }
     )
+
+
+VOTED = ("codes", "own", "winner", "winner_share")
 
 
 def groups(*several: list[int]) -> Groups:
@@ -96,6 +100,38 @@ def test_a_decision_can_be_taken_back_to_what_was_before(notes: Notes) -> None:
     assert {id: (one.decision, one.label) for id, one in after.items()} == {
         id: (one.decision, one.label) for id, one in before.items()
     }
+
+
+ODD = ["cafe\u0301", "two  words", "a" * 200, " margin", "tab\there"]
+
+
+@pytest.mark.parametrize("label", ODD)
+def test_a_label_of_the_gallery_is_kept_to_the_letter(notes: Notes, label: str) -> None:
+    """Else one class became two that look alike, or following suggestions ended halfway."""
+    named = Votes(["a", label], *(getattr(votes(), name) for name in VOTED), 5)
+    mine = Queue.of(
+        images(), leaks=groups(), alike=groups(), doubtful=np.array([5, 4]),
+        alone=np.array([7]), votes=named,
+    )  # fmt: skip
+    follow_suggestions(notes, ["5", "4", "7"], mine)
+    assert {id: one.label for id, one in notes.reviews().items()} == {
+        "5": label, "4": label, "7": None
+    }  # fmt: skip
+    undo = decide(notes, ["5"], "relabel", label, known={label})
+    decide(notes, ["5"], "remove")
+    undo.apply(notes)
+    assert notes.reviews()["5"].label == label
+
+
+def test_where_one_decision_cannot_be_none_is_taken(notes: Notes) -> None:
+    with pytest.raises(UserError, match="200 characters"):
+        decide_all(notes, [(["a"], "remove", None), (["b"], "relabel", "x" * 200)])
+    assert notes.reviews() == {}
+    undo = decide_all(notes, [(["a"], "remove", None), (["b"], "relabel", " x ")])
+    assert [(one.decision, one.label) for one in notes.reviews().values()] == [
+        ("remove", None), ("relabel", "x"),
+    ]  # fmt: skip
+    assert undo.before == {"a": None, "b": None}
 
 
 def test_suggestions_are_followed_where_nobody_decided(notes: Notes) -> None:
