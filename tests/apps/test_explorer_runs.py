@@ -33,6 +33,7 @@ def run(explorer: tuple[str, Path]) -> Run:
     run.path.mkdir(parents=True)
     recipe = Recipe(steps=STEPS).to_json() | {"data": "/photos", "images": 900}
     (run.path / "recipe.json").write_text(json.dumps(recipe))
+    (run.path / "probes").mkdir()
     run.warn(90, "its entropy fell; raise the teacher temperature")
     run.log("epoch 1: loss 8.9")
     grow(run, 0, 100)
@@ -46,8 +47,8 @@ def test_a_run_is_watched_while_it_grows_and_asked_to_stop(
     page.goto(address + "?page=runs&of=watched")
     card = page.locator(".st-key-run_watched")
     card.get_by_text("running, step 100 of 300").wait_for()
-    assert "Step 90: its entropy fell" in card.inner_text()
-    assert "vit_small_patch16_224 on /photos" in card.inner_text()
+    card.get_by_text("Step 90: its entropy fell").wait_for()
+    card.get_by_text("vit_small_patch16_224 on /photos").wait_for()
     page.locator("[data-testid=stVegaLiteChart] svg").first.wait_for()
     titles = page.locator("[data-testid=stColumn] h3").all_inner_texts()
     assert titles == ["Loss, nats", "Images per second", "Teacher momentum"]
@@ -59,7 +60,12 @@ def test_a_run_is_watched_while_it_grows_and_asked_to_stop(
     assert until(lambda: (run.path / "stop").exists(), page)
     run.write_status("stopped", step=200, steps=STEPS, reason="it was asked to stop")
     card.get_by_role("button", name="Resume").wait_for()
-    assert "It was asked to stop" in card.inner_text()
+    card.get_by_text("It was asked to stop").wait_for()
+
+    run.write_status("running", step=200, steps=STEPS)  # resumed, in a terminal
+    card.get_by_role("button", name="Stop").wait_for()
+    card.get_by_role("button", name="See what it learned").click()
+    page.wait_for_url("**page=emergence**run=watched**")
 
 
 def test_the_form_starts_what_was_typed(explorer: tuple[str, Path], page: Any) -> None:
@@ -100,6 +106,7 @@ def test_what_the_form_sends_is_what_is_launched(tmp_path: Path, monkeypatch: An
         ("scenes:40", "a", "x"),
     ):  # fmt: skip
         running._start(here, "auto", {}, data, out, time, None)
+    said = [one.replace("\\", "") for one in said]
     assert len(said) == 4 and len(sent) == 2
     assert "nowhere: no such folder" in said[1] and "../up: give it a name" in said[2]
 

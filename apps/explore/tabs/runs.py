@@ -18,10 +18,11 @@ from dino_core.training.curves import Curves
 from dino_core.training.durations import spoken
 from dino_core.training.launch import Overview, begun_runs, last_lines, overview, resume, stop
 from dino_core.usage import Watch
-from explore import address, permission, running
+from explore import address, permission, running, words
 from explore.here import Here
 
 EVERY = 2.0  # seconds between looks at runs that are alive
+RESTING = 6.0  # and at others, which may be resumed
 CHARTS = {
     "loss": "Loss, nats",
     "knn": "k-NN accuracy, %",
@@ -59,7 +60,8 @@ def show(here: Here) -> None:
     chosen = address.several("Runs", "of", list(runs), placeholder=f"Newest: {newest}")
     watched = [runs[name] for name in chosen or [newest]]
     alive = any(run.status().get("state") in ALIVE for run in watched)
-    st.fragment(_watch, run_every=EVERY if alive else None)(here, watched, alive)
+    permission.gate("Stopping and resuming runs")
+    st.fragment(_watch, run_every=EVERY if alive else RESTING)(here, watched, alive)
 
 
 def _last_word(run: Run) -> float:
@@ -69,8 +71,8 @@ def _last_word(run: Run) -> float:
 def _watch(here: Here, runs: list[Run], was_alive: bool) -> None:
     """How the runs stand, and their curves over each other."""
     views = [overview(run) for run in runs]
-    if was_alive and not any(view.state in ALIVE for view in views):
-        st.rerun()  # once more, and then no more
+    if was_alive != any(view.state in ALIVE for view in views):
+        st.rerun()  # to look at another pace
     colors = [category_colors(len(runs), dark=dark) for dark in (False, True)]
     for place, (run, view) in enumerate(zip(runs, views, strict=True)):
         _card(here, run, view, f"light-dark({colors[0][place]},{colors[1][place]})")
@@ -162,18 +164,22 @@ def _sentence(reason: str) -> str:
 
 
 def _buttons(here: Here, run: Run, view: Overview) -> None:
-    name = run.name
-    if view.state in ALIVE:
-        st.button("Stop", key=f"stop {name}", on_click=_do, args=(here, stop, run))
+    name, pressed = run.name, False
+    if not permission.may_act():
+        pass
+    elif view.state in ALIVE:
+        pressed = st.button("Stop", key=f"stop {name}", on_click=_do, args=(here, stop, run))
     elif view.state and view.state != "finished":
-        st.button("Resume", key=f"resume {name}", on_click=_do, args=(here, _resume, run))
+        pressed = st.button("Resume", key=f"resume {name}", on_click=_do, args=(here, _resume, run))
     if (run.path / "probes").is_dir():
-        st.button(
+        pressed |= st.button(
             "See what it learned", key=f"see {name}", on_click=address.go, args=("emergence",),
             kwargs={"run": name},
         )  # fmt: skip
+    if pressed:
+        st.rerun(scope="app")  # a click here draws only this part of the page again
     if error := st.session_state.pop(f"error {name}", None):
-        st.error(error)
+        words.error(error)
 
 
 def _resume(run: Run, root: Path) -> None:
