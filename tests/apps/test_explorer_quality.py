@@ -204,19 +204,6 @@ def test_a_table_that_could_not_be_written_is_tried_again(
 # -- in a browser -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def page(explorer: Any) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(50_000)
-        yield page
-        browser.close()
-
-
 def test_review_leaks_and_write_a_new_table(
     explorer: Any, page: Any, make_gallery: Any, photos: Path
 ) -> None:
