@@ -388,6 +388,7 @@ def _written(here: Here) -> None:
         done = work(
             ("cleaned", str(path), moment), "Writing the table",
             lambda say: _outcome(here.gallery, path),
+            to_end=True,
         )  # fmt: skip
         if done is None:
             return

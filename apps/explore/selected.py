@@ -286,6 +286,6 @@ def _links(here: Here, opened: Opened, rows: np.ndarray) -> None:
         how = {"by_label": asked["by_label"], "progress": progress}
         return link_folder(gallery, asked["rows"], exports, asked["name"], **how)
 
-    made = work(("links", *asked["key"]), "Making the folder", make)
+    made = work(("links", *asked["key"]), "Making the folder", make, to_end=True)
     if made is not None:
         st.html(f"<p class='done' role='status'>{html.escape(made.sentence)}</p>")

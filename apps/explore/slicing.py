@@ -15,7 +15,7 @@ from dino_core.gallery.contrast import DimensionContrast, HeadContrast
 from dino_core.gallery.notes import Notes
 from dino_core.gallery.progress import Progress
 from dino_core.gallery.selection import Selection, select
-from explore import address, figures, grid, models, state
+from explore import address, figures, grid, models, permission, state
 from explore.here import Here
 from explore.opened import Opened
 from explore.server import publish
@@ -241,6 +241,8 @@ def _heads(
     here: Here, opened: Opened, rows_a: np.ndarray, rows_b: np.ndarray, key: tuple[Any, ...]
 ) -> None:
     """Which heads look at A otherwise than at B, and images on which they do."""
+    if not permission.gate("Running the model over slices"):
+        return
     model = models.wanted(here)
     if model is None:
         return

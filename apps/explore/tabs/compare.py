@@ -28,7 +28,7 @@ from dino_core.gallery.comparing import (
 )
 from dino_core.gallery.listing import list_galleries
 from dino_core.gallery.selection import page_of
-from explore import address, bars, components, grid, state, words
+from explore import address, bars, components, grid, permission, state, words
 from explore.here import Here
 from explore.mapping import colors_of
 from explore.opened import Opened, open_gallery
@@ -360,6 +360,8 @@ def _side_by_side(both: Both) -> None:
 def _maps(both: Both, controls: DeltaGenerator) -> None:
     """Both galleries' maps, drawn together; one is shown, or the way from one to the other."""
     first, second = both.first.gallery, both.second.gallery
+    if not permission.gate("Drawing aligned maps"):
+        return
     pair = work(
         ("aligned", both.first.key, both.second.key),
         "Drawing the aligned maps",
