@@ -1,5 +1,6 @@
 """The frame of every page: the bar on top, the page that the address names, errors as sentences."""
 
+import html
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -69,7 +70,16 @@ def _page(root: Path) -> None:
     if page.of_gallery and opened is None:
         making.first(root, model, empty=path is None)
         return
+    if opened is not None:
+        _problems(opened)
     import_module(f"explore.tabs.{name}").show(Here(root, model, bar, opened))
+
+
+def _problems(opened: Opened) -> None:
+    """What does not work in this gallery, and what to do; everything else does."""
+    data = opened.gallery.info.data
+    for problem in opened.gallery.problems():
+        st.html(f"<p class='warning'>{html.escape(words.told(problem, data))}</p>")
 
 
 def _turn() -> None:

@@ -70,9 +70,7 @@ def _facts(opened: Opened) -> str:
     if info.quarantined:
         facts.append(f"{info.quarantined:,} files could not be read (quarantine.jsonl says why)")
     hint = "Click a point or a thumbnail for its neighbors; lasso a group with Shift-drag."
-    missing = opened.gallery.images_missing()
-    warning = f"<p class='warning'>{html.escape(missing)}</p>" if missing else ""
-    return f"<p class='facts'>{' · '.join(facts)}<br>{hint}</p>{warning}"
+    return f"<p class='facts'>{' · '.join(facts)}<br>{hint}</p>"
 
 
 def _nothing(opened: Opened) -> str:

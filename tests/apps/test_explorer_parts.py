@@ -444,3 +444,14 @@ def test_a_damaged_neighbor_file_leaves_image_and_map(run, tmp_path, make_galler
     page.run()
     assert "neighbors.npz" in said(page) and "scenes/000007" in said(page)
     assert any(box.label == "Color" for box in page.selectbox), "the map is drawn after the panel"
+
+
+def test_a_gallery_with_something_broken_says_so_on_every_page_and_shows_the_rest(
+    run, tmp_path, make_gallery
+):
+    folder = make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    (folder / "neighbors.npz").write_bytes(b"cut short")
+    page = run()
+    assert "neighbors.npz" in said(page) and "All 24 images" in said(page)
+    page.query_params["page"] = "clusters"
+    assert "neighbors.npz" in said(page.run())
