@@ -54,6 +54,8 @@ def test_select_points_see_their_images_and_their_neighbors(explorer: Any, page:
     page.locator("canvas.points").press("Escape")
     page.wait_for_selector(f".st-key-panel h2:has-text('All {COUNT} images')")
 
+    page.wait_for_function("!location.search")
+
     # a click on a point, then a filter in the legend
     page.locator("[data-tool=pan]").click()
     page.mouse.click(*place)

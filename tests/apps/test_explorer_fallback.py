@@ -120,7 +120,7 @@ def test_a_browser_without_webgl2_shows_a_map_that_selects_and_picks(explorer, p
     page.wait_for_selector(".st-key-panel h2:has-text('selected')")
     page.wait_for_function("location.search.includes('region=')")
 
-    page.locator('.modebar-btn[data-val="pan"]').click()
+    page.locator('.modebar-btn[data-val="pan"]').first.click()
     point = page.locator(".js-plotly-plot .point").first.bounding_box()
     page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
     page.wait_for_selector(".hoverlayer .hovertext")

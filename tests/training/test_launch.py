@@ -275,7 +275,7 @@ def test_a_second_terminal(run, tmp_path):
     run.write_status("running", step=4, steps=40)
     root = ("--root", str(tmp_path))
     listed = command("list", *root).stdout.splitlines()
-    assert listed[1].split() == ["one", "running", "4/40", "4.000", "-", "2", "min", "left"]
+    assert listed[1].split() == ["one", "running", "4/40", "4.000", "-", "2.4", "min", "left"]
     assert "still at it" in command("stop", "one", "--wait", "0", *root).stdout
     assert run.stop_requested()
     for row, shown in (({"rankme": 8.25}, "RankMe 8.2"), ({"knn": 31.0}, "k-NN 31.0 %")):
