@@ -21,8 +21,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 COMMON = ("page", "gallery", "model", "color", "map", "image", "region", "shown")  # of all pages
 FIRST_PAGE = "map"
 ON_ITS_WAY = 1.0  # seconds that an address may take to the browser
+OLDER_KEPT = 4  # addresses that clicks in a row may overtake
 _NOW, _WRITTEN, _KEPT, _IMPLIED = "address", "address written", "address kept", "address implied"
-_LATE = "address before"
+_OLDER = "addresses before"
 
 MOST_DIGITS = 12  # of a whole number
 
@@ -40,8 +41,7 @@ def begin() -> set[str]:
     before = st.session_state.get(_WRITTEN, {})
     if there == before and _NOW in st.session_state:
         return set()
-    late, since = st.session_state.get(_LATE, (None, 0.0))
-    if there == late and time.monotonic() - since < ON_ITS_WAY and not _went_back():
+    if _is_late(there):
         return set()  # a click overtook the address that the run before it had written
     changed = {name for name in {*there, *before} if there.get(name) != before.get(name)}
     st.session_state[_NOW] = dict(there)
@@ -51,12 +51,17 @@ def begin() -> set[str]:
     return changed
 
 
-def _went_back() -> bool:
-    """Whether this run is the browser's Back or Forward, not a click; Streamlit before 1.67 does
-    not tell.
+def _is_late(there: dict[str, str]) -> bool:
+    """Whether the browser sends an address that was written over since, with a click.
+
+    Streamlit tells Back and Forward apart from 1.67 on; before, an old address counts as late only
+    for as long as a new one may take to the browser.
     """
-    run = get_script_run_ctx(suppress_warning=True)
-    return bool(getattr(run, "is_history_navigation", False))
+    told = getattr(get_script_run_ctx(suppress_warning=True), "is_history_navigation", None)
+    older = st.session_state.get(_OLDER, [])
+    if told is None:
+        older = [one for one in older[-1:] if time.monotonic() - one[1] < ON_ITS_WAY]
+    return not told and any(there == address for address, _ in older)
 
 
 def finish() -> None:
@@ -66,7 +71,9 @@ def finish() -> None:
         now |= st.session_state.get(_IMPLIED, {})
     if now == st.session_state.get(_WRITTEN, {}):
         return
-    st.session_state[_LATE] = st.session_state.get(_WRITTEN, {}), time.monotonic()
+    older = st.session_state.setdefault(_OLDER, [])
+    older.append((st.session_state.get(_WRITTEN, {}), time.monotonic()))
+    del older[:-OLDER_KEPT]
     ordered = sorted(now, key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
     st.session_state[_WRITTEN] = dict(now)
     st.query_params.from_dict({name: now[name] for name in ordered})
