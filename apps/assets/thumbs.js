@@ -8,6 +8,9 @@
 
 import { make } from "./dom.js";
 
+/** Cosines of many models all lie near 1, where two digits rank nothing. */
+const digits = (cosine) => cosine.toFixed(cosine > 0.98 ? 4 : 2);
+
 class Thumbs {
   constructor(root, trigger) {
     this.trigger = trigger;
@@ -35,7 +38,7 @@ class Thumbs {
     }
     caption.append(make("span", "name", {}, item.label ?? item.id.split("/").at(-1)));
     const picture = make("span", "picture", {}, image);
-    if (item.score != null) picture.append(make("b", "score", { title: "cosine similarity" }, item.score.toFixed(2)));
+    if (item.score != null) picture.append(make("b", "score", { title: "cosine similarity" }, digits(item.score)));
     const card = make("button", "card", { type: "button", "data-row": item.row, title: item.id }, picture, caption);
     card.addEventListener("click", () => this.tell("pick", item.row));
     return make("div", "", { role: "listitem" }, card);

@@ -53,6 +53,7 @@ def show() -> None:
 def _page(root: Path) -> None:
     with st.container(key="top", horizontal=True, vertical_alignment="center", gap="medium"):
         st.html("<h1>DINO <span>explorer</span></h1>")
+        asked = address.get("page")
         name = address.segments(
             "Page", "page", list(PAGES), on_change=_turn, format_func=lambda name: PAGES[name].title
         )
@@ -64,6 +65,8 @@ def _page(root: Path) -> None:
             opened = _open(path)
         model = picking.model(root, opened) if page.of_gallery else "starter"
     making.progress(root)
+    if asked and asked not in PAGES:
+        words.warning(f"There is no page {asked}; this is the {page.title.lower()}.")
     if gone:
         words.warning(gone)
         return

@@ -96,7 +96,8 @@ def _finished(path: Path) -> None:
     """A build that this visitor started has ended: open its gallery, or say why there is none."""
     status = build_status(path)
     if status["state"] == "done":
-        st.session_state["open next"] = path.name
+        if st.session_state.get("opens", True):
+            st.session_state["open next"] = path.name
     else:
         st.session_state["build error"] = f"{path.name}: {status['message']}"
 
@@ -145,15 +146,17 @@ def _form(root: Path, model: str, *, key: str) -> None:
     st.rerun()
 
 
-def start(root: Path, model: str, data: str, patches: int | None = None) -> Path:
+def start(
+    root: Path, model: str, data: str, patches: int | None = None, *, opens: bool = True
+) -> Path:
     """Start building a gallery of `data` and wait for it on the page; returns its folder.
 
-    Raises `UserError`.
+    `opens`: whether it is shown as soon as it is there. Raises `UserError`.
     """
     data = permission.data_of(root, data)
     weights = root / model  # of a file, wherever this process was started
     name = gallery_name(str(weights) if weights.is_file() else model, data)
     out = root / "galleries" / name
     start_build(model, data, out, root=root, patches=patches)
-    st.session_state["awaited"] = str(out)
+    st.session_state.update({"awaited": str(out), "opens": opens})
     return out

@@ -33,6 +33,8 @@ def show(here: Here, color: str, map_name: str) -> Shown:
     tab = st.segmented_control(
         "Look at",
         [state.IMAGES, state.PHOTO],
+        default=st.session_state["tab"],
+        required=True,
         key="tab",
         label_visibility="collapsed",
         width="stretch",

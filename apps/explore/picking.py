@@ -34,9 +34,7 @@ def gallery(root: Path) -> tuple[Path | None, str]:
             "Gallery", list(found), index=None, placeholder="Choose another", key=_OTHER,
             on_change=_take_other, width=210,
         )  # fmt: skip
-        return None, (
-            f"There is no gallery {wanted} any more, or it is being built; choose another."
-        )
+        return None, (f"There is no gallery {wanted} here, or it is being built; choose another.")
     chosen = address.choice("Gallery", "gallery", list(found), on_change=state.forget, width=210)
     address.imply(gallery=chosen)
     return found[chosen], ""

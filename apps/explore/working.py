@@ -53,6 +53,11 @@ def has_failed(key: tuple[Hashable, ...]) -> bool:
     return found is not None and found.state == "failed"
 
 
+def begun(key: tuple[Hashable, ...]) -> bool:
+    """Whether someone asked for this, and it is being computed or still kept."""
+    return _works.find(key) is not None
+
+
 @st.fragment(run_every=0.5)
 def _bar(key: tuple[Hashable, ...], what: str) -> None:
     """How far it is, until it ends; then the page is drawn again."""

@@ -335,7 +335,7 @@ def test_a_gallery_that_is_gone_is_not_swapped_for_another(run, tmp_path, make_g
     for name, value in {"gallery": "c", "image": "scenes/000007"}.items():
         page.query_params[name] = value
     page.run()
-    assert "There is no gallery c any more, or it is being built; choose another." in said(page)
+    assert "There is no gallery c here, or it is being built; choose another." in said(page)
     assert "All 24 images" not in said(page) and "scenes/000007" not in said(page)
     box = next(box for box in page.selectbox if box.label == "Gallery")
     assert box.value is None and page.query_params["gallery"] == "c"
@@ -350,7 +350,7 @@ def test_the_open_gallery_is_not_swapped_when_it_goes(run, tmp_path, make_galler
     next(box for box in page.selectbox if box.label == "Gallery").set_value("b").run()
     (tmp_path / "galleries" / "b").rename(tmp_path / "b")
     page.run()
-    assert "There is no gallery b any more" in said(page) and "All 24" not in said(page)
+    assert "There is no gallery b here" in said(page) and "All 24" not in said(page)
 
 
 def test_names_stay_text(run, tmp_path, make_gallery):
@@ -455,3 +455,10 @@ def test_a_gallery_with_something_broken_says_so_on_every_page_and_shows_the_res
     assert "neighbors.npz" in said(page) and "All 24 images" in said(page)
     page.query_params["page"] = "clusters"
     assert "neighbors.npz" in said(page.run())
+
+
+def test_a_page_that_is_not_there_is_named(run, tmp_path, make_gallery):
+    make_gallery(tmp_path / "galleries" / "a", "scenes:24")
+    page = run()
+    page.query_params["page"] = "nothere"
+    assert "There is no page nothere; this is the map." in said(page.run())

@@ -120,7 +120,10 @@ def _none(first: Opened, found: Candidates) -> None:
             f"of {name}. Build one from the same images with another model, or with another "
             "checkpoint of a run; then both can be compared here.</p>"
         )
-        st.button("Build a gallery", type="primary", on_click=address.go, args=("galleries",))
+        st.button(
+            "Build a gallery", type="primary", on_click=address.go, args=("galleries",),
+            kwargs={"about": None, "folder": first.gallery.info.data},
+        )  # fmt: skip
         _problems(found)
 
 

@@ -15,7 +15,7 @@ from explore import address, components, emerging, permission
 from explore.emerging import Watched
 from explore.here import Here
 from explore.server import publish
-from explore.working import work
+from explore.working import begun, work
 
 KEY = "emergence"
 PLACE = ("step", "picture", "layer", "head", "query")  # of the address
@@ -271,12 +271,12 @@ def _film(watched: Watched, drawn: Maps | None) -> None:
         shown = f"picture {place['picture'] + 1}, layer {place['layer'] + 1}, " + (
             "mean of the heads" if head is None else f"head {head + 1}"
         )
-        if st.session_state.get("film") != wanted:
+        if st.session_state.get("film") != wanted and not begun(("film", *wanted)):
             st.button("Make a GIF", on_click=_want_film, args=(wanted,), icon=":material/movie:")
             st.html(f'<p class="facts">All checks of {shown}, as a file to keep or to send.</p>')
             return
         made = work(("film", *wanted), "Making the GIF", lambda progress: _make(
-            history, wanted, drawn, progress))  # fmt: skip
+            history, wanted, drawn, progress), to_end=True)  # fmt: skip
         if made is not None:
             name = f"{history.run.name}-emergence.gif"
             st.download_button("Save the GIF", made, name, "image/gif", type="primary",

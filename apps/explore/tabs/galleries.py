@@ -408,7 +408,7 @@ def _new(here: Here) -> None:
 
 
 def _make(here: Here, model: str, folder: str, patches: bool) -> None:
-    out = making.start(here.root, model, folder, PATCHES if patches else None)
+    out = making.start(here.root, model, folder, PATCHES if patches else None, opens=False)
     address.change(about=out.name, folder=None, browse=None)
 
 

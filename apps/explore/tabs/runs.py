@@ -238,7 +238,7 @@ def _chart(name: str, runs: list[Run], curves: list[Curves]) -> None:
             "height": 150,
             "mark": {"type": "line", "point": len(rows) <= 40, "strokeWidth": 2, "tooltip": True},
             "encoding": {
-                "x": {"field": "step", "title": None} | number,
+                "x": {"field": "step", "title": "step"} | number,
                 "y": {"field": "value", "title": None} | number,
                 "color": color,
             },
