@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_core.errors import UserError
-from dino_core.files import held, write_json
+from dino_core.files import held, remove_leftovers, write_json
 from dino_core.gallery.manifest import BUILDING, MANIFEST, STATUS, UPDATE, require_there
 from dino_core.gallery.progress import Progress
 from dino_core.processes import is_alive, start_detached, this_process
@@ -131,6 +131,7 @@ def reported(
     path.mkdir(parents=True, exist_ok=True)
     busy = f"{path}: is being built by another process; wait for it, or stop it"
     with held(path / LOCK, busy):
+        remove_leftovers(path)
         reporter = _Reporter(path, progress, asked or {})
         reporter.write("running", "Starting.")
         try:

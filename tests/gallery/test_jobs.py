@@ -146,3 +146,13 @@ def test_every_end_is_told(tmp_path: Path, error: BaseException, state: str, mes
     status = build_status(tmp_path)
     assert status["state"] == state and message in status["message"]
     assert (status["done"], status["total"]) == (3, 9)
+
+
+def test_what_a_killed_build_left_half_written_goes_with_the_next(tmp_path):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "status.json").write_text('{"state": "running"}')
+    left = folder / ".status.json.abc.tmp"
+    left.write_text('{"state": "run')
+    with reported(folder, None):
+        assert not left.exists()
