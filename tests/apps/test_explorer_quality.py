@@ -182,7 +182,7 @@ def test_a_table_that_could_not_be_written_is_tried_again(
             raise outcome
         return outcome
 
-    def work(key: Any, _what: str, function: Any) -> Any:  # once for a key, as the real one
+    def work(key: Any, _what: str, function: Any, **_: Any) -> Any:  # once a key, as the real one
         if key not in works:
             works[key] = function(None)
         return works[key]
