@@ -191,6 +191,7 @@ def test_a_table_that_could_not_be_written_is_tried_again(
     for name, value in (("st", fake), ("work", work), ("write_cleaned", write)):
         monkeypatch.setattr(queueing, name, value)
     monkeypatch.setattr(permission, "check", lambda: None)
+    monkeypatch.setattr(permission, "may_act", lambda: True)
     for name in ("error", "success"):
         monkeypatch.setattr(words, name, lambda text: said.append(text))
     here: Any = SimpleNamespace(root=tmp_path, gallery=None)
