@@ -74,7 +74,8 @@ class Selection:
 class Coloring:
     """One column as colors. `codes` are uint8 (uint16 beyond 256 codes) [n].
 
-    `kind` "categories": code i means `entries[i]`, a (name, count) with the most frequent first.
+    `kind` "categories": code i means `entries[i]`, a (name, count) with the most frequent first,
+    and has the color at `places[i]`, which does not change with the counts.
     `kind` "numbers": codes 0..RAMP_STEPS-1 run from `low` to `high`; one more code is NO_VALUE.
     """
 
@@ -82,6 +83,7 @@ class Coloring:
     kind: str
     codes: np.ndarray
     entries: list[tuple[str, int]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     low: float = 0.0
     high: float = 0.0
 
@@ -89,11 +91,9 @@ class Coloring:
         """One color per code, for a light or a dark page."""
         if self.kind == "numbers":
             return [*ramp_colors(RAMP_STEPS, dark=dark), gray(dark=dark)]
-        named = category_colors(len(self.entries), dark=dark)
-        return [
-            gray(dark=dark) if name in (NO_VALUE, OTHER) else color
-            for (name, _), color in zip(self.entries, named, strict=True)
-        ]
+        named = category_colors(1 + max(self.places, default=0), dark=dark)
+        colors = [named[place] for place in self.places]
+        return colors + [gray(dark=dark)] * (len(self.entries) - len(colors))
 
 
 def color_by(values: pd.Series, title: str | None = None) -> Coloring:
@@ -118,6 +118,7 @@ def _color_categories(values: pd.Series, title: str) -> Coloring:
     names = values.astype("string")
     counts = names.value_counts(dropna=True)
     kept = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_CATEGORIES]
+    places = _places([str(name) for name, _ in kept], values)
     entries = [(str(name), int(count)) for name, count in kept]
     code_of = {name: code for code, (name, _) in enumerate(entries)}
     codes = names.map(code_of).astype("Int64")
@@ -130,7 +131,21 @@ def _color_categories(values: pd.Series, title: str) -> Coloring:
         codes = codes.fillna(len(entries))
         entries.append((NO_VALUE, missing))
     dtype = np.uint8 if len(entries) <= 256 else np.uint16
-    return Coloring(title, "categories", codes.to_numpy(dtype), entries)
+    return Coloring(title, "categories", codes.to_numpy(dtype), entries, places)
+
+
+def _places(names: list[str], values: pd.Series) -> list[int]:
+    """Each name's place among the colors, so that the same names have the same ones everywhere.
+
+    By the alphabet, not by frequency, which an update changes and which differs between galleries.
+    Categories keep their own order: a cluster's color is its number's, whatever merges or renames.
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        order = [str(name) for name in values.cat.categories]
+    else:
+        order = sorted(names)
+    place = {name: at for at, name in enumerate(order)}
+    return [place[name] for name in names]
 
 
 def select(x: np.ndarray, y: np.ndarray, codes: np.ndarray, selection: Selection) -> np.ndarray:

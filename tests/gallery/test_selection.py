@@ -16,6 +16,7 @@ from dino_core.gallery.selection import (
     Selection,
     category_colors,
     color_by,
+    gray,
     page_of,
     points_in_polygon,
     ramp_colors,
@@ -129,6 +130,21 @@ def test_categories_come_most_frequent_first_and_what_is_missing_last():
     assert coloring.entries == [("dog", 2), ("ant", 1), ("cat", 1), (NO_VALUE, 1)]
     assert coloring.codes.tolist() == [2, 3, 0, 0, 1] and coloring.codes.dtype == np.uint8
     assert len(set(coloring.colors(dark=False))) == len(coloring.colors(dark=True)) == 4
+
+
+def test_a_name_keeps_its_color_when_the_counts_change():
+    def colors(values: pd.Series) -> dict[str, str]:
+        coloring = color_by(values, "label")
+        named = zip(coloring.entries, coloring.colors(dark=False), strict=True)
+        return {name: color for (name, _), color in named}
+
+    before = colors(pd.Series(["ant", "cat", "cat", "dog", None]))
+    after = colors(pd.Series(["dog"] * 9 + ["ant", "cat"]))
+    assert before == after | {NO_VALUE: gray(dark=False)} and len(set(before.values())) == 4
+    clusters = pd.Categorical.from_codes([0, 1, 1, 2], ["0", "1", "2"])
+    merged = pd.Categorical.from_codes([0, 2, 2, 2], ["0", "1", "ships"])  # 2 got a name
+    before, after = colors(pd.Series(clusters)), colors(pd.Series(merged))
+    assert before["0"] == after["0"] and before["2"] == after["ships"]
 
 
 def test_many_categories_take_two_bytes_and_the_rarest_share_one_code():
