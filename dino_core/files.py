@@ -6,6 +6,7 @@ atomic on one file system.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from dino_core.errors import UserError
+
+LONGEST_NAME = 80  # of a folder that someone names on a page
 
 
 @contextmanager
@@ -107,6 +110,14 @@ def held(lock: Path, sentence: str) -> Iterator[None]:
             yield
         finally:
             _HELD.discard(file)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise `UserError` for a typed name of a folder that would lead elsewhere, or be hidden."""
+    if not re.fullmatch(rf"\w[\w.-]{{0,{LONGEST_NAME - 1}}}", name):
+        raise UserError(
+            f"{name or f'The {what}'}: give it a name of letters, digits and hyphens, e.g. mine"
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

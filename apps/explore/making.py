@@ -9,6 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from dino_core.errors import UserError
+from dino_core.files import check_name
 from dino_core.gallery import build_status, start_build, stop_build
 from dino_core.gallery.listing import gallery_name, list_galleries
 from explore import permission, words
@@ -26,20 +27,6 @@ def notice(root: Path, model: str, opened: Opened) -> None:
             f"or run <code>{COMMAND}</code>.</p>"
         )
         _form(root, model, key="notice_form")
-
-
-def popover(root: Path, model: str) -> None:
-    """The same form, always at hand."""
-    with st.popover("New gallery", icon=":material/add:"):
-        # Drawn outside the page's own element, where its style does not reach: plain elements.
-        st.markdown("**A gallery of your own images**")
-        st.caption(
-            "A folder on the computer that runs this page, nested or flat; subfolders become "
-            "labels. Or a .csv or .parquet with a path column, or an uncompressed .tar. "
-            "The same in a terminal:"
-        )
-        st.code(COMMAND, language=None)
-        _form(root, model, key="popover_form")
 
 
 def first(root: Path, model: str, *, empty: bool) -> None:
@@ -147,15 +134,24 @@ def _form(root: Path, model: str, *, key: str) -> None:
 
 
 def start(
-    root: Path, model: str, data: str, patches: int | None = None, *, opens: bool = True
+    root: Path,
+    model: str,
+    data: str,
+    patches: int | None = None,
+    *,
+    name: str = "",
+    opens: bool = True,
 ) -> Path:
     """Start building a gallery of `data` and wait for it on the page; returns its folder.
 
-    `opens`: whether it is shown as soon as it is there. Raises `UserError`.
+    `name`: "" for one of model and data; `opens`: whether it is shown as soon as it is there.
+    Raises `UserError`.
     """
+    if name:
+        check_name("gallery", name)
     data = permission.data_of(root, data)
     weights = root / model  # of a file, wherever this process was started
-    name = gallery_name(str(weights) if weights.is_file() else model, data)
+    name = name or gallery_name(str(weights) if weights.is_file() else model, data)
     out = root / "galleries" / name
     start_build(model, data, out, root=root, patches=patches)
     st.session_state.update({"awaited": str(out), "opens": opens})

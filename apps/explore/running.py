@@ -3,13 +3,13 @@
 The run is a process of its own (`dino_core.training.launch`): it outlives the page and the server.
 """
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from dino_core.errors import UserError
+from dino_core.files import check_name
 from dino_core.training.durations import seconds_of
 from dino_core.training.launch import start
 from explore import address, loading, permission, words
@@ -122,10 +122,7 @@ def _start(
         permission.check(given)
         changed(RECIPES.get(recipe, Recipe()), typed)  # what cannot be is said before anything runs
         data = permission.data_of(here.root, data)
-        if not re.fullmatch(r"\w[\w.-]{0,79}", out):
-            raise UserError(
-                f"{out or 'The run'}: give it a name of letters, digits and hyphens, e.g. mine"
-            )
+        check_name("run", out)
         seconds = seconds_of(time) if time else None
         path = here.root / "runs" / out
         start(recipe, data, path, root=here.root, changes=typed, max_seconds=seconds, patience=0.0)

@@ -150,6 +150,18 @@ def test_folders_outside_of_the_allowed_roots_are_refused(run, tmp_path, started
     assert "cats (0 images)" in labels and not [one for one in labels if one.startswith("Up to")]
 
 
+def test_a_gallery_may_be_given_a_name(run, tmp_path, started) -> None:
+    page = run(folder="scenes:20")
+    (field,) = (one for one in page.text_input if one.label == "Name")
+    assert field.placeholder == "scenes-20-starter"
+    for wrong in ("../elsewhere", ".hidden", "a b"):
+        page = press(field.set_value(wrong).run(), "Make the gallery")
+        assert f"{wrong}: give it a name" in said(page) and not started
+        (field,) = (one for one in page.text_input if one.label == "Name")
+    page = press(field.set_value("mine").run(), "Make the gallery")
+    assert started[0][:3] == ("starter", "scenes:20", tmp_path / "galleries" / "mine")
+
+
 def test_what_is_no_folder_is_said(run) -> None:
     for typed in ("~nobody_x", "a" * 5000, "a\0b", "nowhere"):
         assert "no such folder" in said(run(folder=typed, browse="yes"))

@@ -18,11 +18,12 @@ from streamlit.delta_generator import DeltaGenerator
 from dino_core import catalog
 from dino_core.catalog.entries import check_named, model_title
 from dino_core.errors import UserError
+from dino_core.files import LONGEST_NAME
 from dino_core.gallery import Gallery, GalleryEntry, build_status, list_galleries, start_build
 from dino_core.gallery.deleting import delete_gallery, loss, size_on_disk, size_said
 from dino_core.gallery.folders import is_within, subfolders
 from dino_core.gallery.jobs import start_map
-from dino_core.gallery.listing import asked_for
+from dino_core.gallery.listing import asked_for, gallery_name
 from dino_core.gallery.manifest import MANIFEST, GalleryInfo, how_made, said_of_update
 from dino_core.gallery.maps import UmapSettings
 from dino_core.serving import is_loopback
@@ -44,8 +45,6 @@ def show(here: Here) -> None:
     chosen = entries.get(address.get("about") or "")
     with here.bar:
         permission.gate("Changing galleries")
-    if error := st.session_state.pop(ERROR, None):
-        words.error(error)
     left, right = st.columns([1.55, 1], gap="medium")
     with left:
         _list(here, entries)
@@ -53,7 +52,14 @@ def show(here: Here) -> None:
         if chosen is None:
             _new(here)
         else:
+            _went_wrong()
             _manage(here, chosen)
+
+
+def _went_wrong() -> None:
+    """What the last button could not do."""
+    if error := st.session_state.pop(ERROR, None):
+        words.error(error)
 
 
 # -- the list ---------------------------------------------------------------------------------
@@ -393,23 +399,37 @@ def _new(here: Here) -> None:
     )
     if roots and permission.may_act() and address.toggle("Browse folders", "browse"):
         _browse(here, folder, roots)
+    name = address.text(
+        "Name", "name", max_chars=LONGEST_NAME,
+        placeholder=_proposed(spec, folder.strip()) or "of model and folder",
+    )  # fmt: skip
     patches = address.toggle(
         "Hold patches, too", "patches",
         help=f"{PATCHES} patches of each image: a click on an eye then finds eyes. Takes as long "
         "again.",
     )  # fmt: skip
+    _went_wrong()
     _button(
-        "Make the gallery", "make", lambda: _make(here, spec, folder.strip(), patches),
-        type="primary",
+        "Make the gallery", "make",
+        lambda: _make(here, spec, folder.strip(), name.strip(), patches), type="primary",
     )  # fmt: skip
     if options().data_root:
         allowed = words.told(", ".join(str(root) for root in options().data_root))
         st.html(f"<p class='facts'>Folders in {html.escape(allowed)} may be read.</p>")
 
 
-def _make(here: Here, model: str, folder: str, patches: bool) -> None:
-    out = making.start(here.root, model, folder, PATCHES if patches else None, opens=False)
-    address.change(about=out.name, folder=None, browse=None)
+def _make(here: Here, model: str, folder: str, name: str, patches: bool) -> None:
+    out = making.start(
+        here.root, model, folder, PATCHES if patches else None, name=name, opens=False
+    )
+    address.change(about=out.name, folder=None, name=None, browse=None)
+
+
+def _proposed(model: str, folder: str) -> str:
+    try:
+        return gallery_name(model, folder) if folder else ""
+    except (OSError, ValueError):  # no path at all: the button says so
+        return ""
 
 
 def _first(here: Here, roots: tuple[Path, ...]) -> Path | None:
