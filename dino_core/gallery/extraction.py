@@ -34,7 +34,7 @@ ALIKE = 0.9999  # cosine similarity to features in fp32 that half precision has 
 class Batch:
     """Some images in the order of the source: features of the good, facts of all."""
 
-    features_BD: np.ndarray  # float32, L2-normalized
+    features_BD: np.ndarray  # float32
     facts: list[dict[str, Any]]  # index, width, height (and fingerprint), or index and bad
 
 
@@ -92,13 +92,15 @@ def default_workers(device: torch.device) -> int:
 class Embedder:
     """Pixels as `preprocess.cropped` gives them, uint8 [B, S, S, C], to features [B, D].
 
-    The features are float32 and L2-normalized. On a GPU the first batch is computed in fp32 and in
-    fp16, and only where all its features agree to a cosine of 0.9999 fp16 is gone on with; a CPU
-    stays in fp32. Raises `UserError` where a feature is not finite.
+    The features are float32, L2-normalized if `unit`. On a GPU the first batch is computed in fp32
+    and in fp16, and only where all its features agree to a cosine of 0.9999 fp16 is gone on with; a
+    CPU stays in fp32. Raises `UserError` where a feature is not finite.
     """
 
-    def __init__(self, model: Model, tokens: Tokens, half: bool | None = None) -> None:
-        self.model, self.tokens = model, tokens
+    def __init__(
+        self, model: Model, tokens: Tokens, half: bool | None = None, *, unit: bool = True
+    ) -> None:
+        self.model, self.tokens, self.unit = model, tokens, unit
         # None: not known yet.
         self.half = half if half is not None else (None if model.device.type == "cuda" else False)
 
@@ -124,7 +126,8 @@ class Embedder:
 
     def _agree(self, pixels_BSSC: Tensor) -> bool:
         """Whether fp16 gives the features that fp32 gives."""
-        cosine_B = (self._features(pixels_BSSC, True) * self._features(pixels_BSSC, False)).sum(1)
+        halved, whole = self._features(pixels_BSSC, True), self._features(pixels_BSSC, False)
+        cosine_B = torch.nn.functional.cosine_similarity(halved, whole, dim=1)
         return bool((cosine_B > ALIKE).all())  # not a number is not greater
 
     @torch.inference_mode()
@@ -132,7 +135,8 @@ class Embedder:
         x_BCSS = normalized(pixels_BSSC, self.model.info)
         with torch.autocast(x_BCSS.device.type, torch.float16, enabled=half):
             features_BD = self.tokens(self.model.backbone, x_BCSS)
-        return torch.nn.functional.normalize(features_BD.float(), dim=1)
+        features_BD = features_BD.float()
+        return torch.nn.functional.normalize(features_BD, dim=1) if self.unit else features_BD
 
 
 class _Images(Dataset):

@@ -1,0 +1,329 @@
+"""Passes over images: what a protocol computes of each, kept as it comes, shared by processes.
+
+    passing = Passing(keep=Path("features"), progress=progress)
+    found = features(model, source, cls_look(model), passing)      # .array [M, dim], .rows, .bad
+    scores = each("attention", settings, source.ids, compute, passing, "Looking")
+
+A pass lies in a folder of its own, named after a digest of all that it depends on (weights, images,
+settings), so it is found again by whoever asks for the same, and never by anyone else:
+
+    features/cls-1f0c3a5e77aa/
+        pass.json        all that it depends on; written last
+        features.npy     float32 [M, dim]
+        images.jsonl     one line per source image: its facts, or why it is bad
+    features/attention-90b1d2c48a01/
+        pass.json
+        items-0.jsonl    {"item": "a.jpg", "value": ...}, as the first process computed them
+
+Stopped at any moment, the same call goes on with what is there. Under torchrun every process makes
+the same calls: each computes a share, and all get everything, so what follows needs no care.
+
+Shapes: B images a batch, M readable images, S x T pixels, C channels.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dino_core import distributed
+from dino_core.data import Source
+from dino_core.errors import UserError
+from dino_core.files import held, whole_file, write_json
+from dino_core.gallery.extraction import (
+    Batch,
+    Embedder,
+    Prepare,
+    Tokens,
+    batches,
+    default_workers,
+)
+from dino_core.gallery.features import (
+    KINDS,
+    SourceFeatures,
+    feature_dim,
+    prepared,
+    preprocessing,
+    source_features,
+)
+from dino_core.gallery.images import source_hash
+from dino_core.gallery.manifest import BUILDING
+from dino_core.gallery.partial import FACTS_PART, FEATURES, PartialFeatures
+from dino_core.gallery.progress import Progress, silent
+from dino_core.gallery.shares import Agree, Group, take_part
+from dino_core.models import Model
+
+PLAN = "pass.json"
+FACTS = "images.jsonl"
+LOCK = ".computing.lock"
+ITEMS = "items-{}.jsonl"
+PAUSE = 0.2  # seconds between two looks at what the other processes have done
+DIGITS = 12  # of a digest, in a folder's name
+
+
+@dataclass(frozen=True)
+class Passing:
+    """How the passes of a protocol are run."""
+
+    keep: Path | None = None  # where they stay and are found again; None: nothing is kept
+    batch_size: int = 64
+    workers: int | None = None  # decoding processes; None: as many as help on this machine
+    progress: Progress = silent
+    agree: Agree | None = None  # of several processes: gives all what the first one gave
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is made of each image."""
+
+    name: str  # "cls", "4 blocks": for messages, and in the folder's name
+    prepare: Prepare  # uint8 [H, W, C] -> uint8 [S, T, C], one shape for all; picklable
+    tokens: Tokens  # (backbone, normalized float [B, C, S, T]) -> features [B, dim]
+    dim: int
+    settings: dict[str, Any] = field(default_factory=dict)  # JSON: all else it depends on
+    unit: bool = True  # L2-normalized
+
+
+def kind_look(model: Model, kind: str = "cls") -> Look:
+    """The features that galleries hold: whole images as the model's preprocessing cuts them."""
+    return Look(
+        name=kind,
+        prepare=partial(prepared, info=model.info),
+        tokens=KINDS[kind],
+        dim=feature_dim(model, kind),
+        settings={"preprocessing": preprocessing(model)},
+    )
+
+
+def features(model: Model, source: Source, look: Look, passing: Passing) -> SourceFeatures:
+    """What `look` makes of every readable image, in the source's order.
+
+    The array is memory-mapped where the pass is kept. Raises `UserError` when another process is
+    computing the same, the disk is full, or a feature is not finite.
+    """
+    message = f"Features ({look.name}) of {model.spec}"
+    run = Embedder(model, look.tokens, unit=look.unit)
+    workers = default_workers(model.device) if passing.workers is None else passing.workers
+    how: dict[str, Any] = {
+        "dim": look.dim,
+        "batch_size": passing.batch_size,
+        "workers": workers,
+        "pin": model.device.type == "cuda",
+    }
+    if passing.keep is None and passing.agree is None:
+        return source_features(
+            source, look.prepare, run, progress=passing.progress, message=message, **how
+        )
+
+    def compute(images: range) -> Generator[Batch, None, None]:
+        return batches(source, images, look.prepare, run, **how)
+
+    plan = {
+        "what": look.name,
+        "model": model.spec,
+        "model_hash": model.hash,
+        "data": source.spec,
+        "source_hash": source_hash(source),
+        "settings": look.settings,
+        "unit": look.unit,
+        "dim": look.dim,
+    }
+
+    def say(done: int, total: int, _: str) -> None:
+        passing.progress(done, total, message)
+
+    with _folder(plan, passing) as folder:
+        agree = passing.agree
+        if distributed.is_main():
+            with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
+                if _plan(folder) != plan:
+                    _compute(folder, plan, look.dim, len(source), compute, agree, say)
+                elif agree is not None:
+                    agree(None)  # nothing to share
+        elif agree is not None:
+            take_part(folder, plan, look.dim, agree, compute)
+        if agree is not None:
+            agree("whole")  # the others wait here for the first one
+        return _opened(folder, source, look.dim, in_memory=passing.keep is None)
+
+
+def _compute(
+    folder: Path,
+    plan: dict[str, Any],
+    dim: int,
+    total: int,
+    compute: Callable[[range], Generator[Batch, None, None]],
+    agree: Agree | None,
+    say: Progress,
+) -> None:
+    """Compute what is missing; the plan is written when nothing is."""
+    part = PartialFeatures(folder, plan, dim, redo=True)
+    with closing(part):
+        Group(part, total, agree).compute(compute, say)
+        facts = part.facts()
+        part.finish()
+    with whole_file(folder / FACTS) as aside:
+        aside.write_text("".join(json.dumps(one) + "\n" for one in facts), encoding="utf-8")
+    write_json(folder / PLAN, plan)
+    for name in (BUILDING, FACTS_PART):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _opened(folder: Path, source: Source, dim: int, *, in_memory: bool) -> SourceFeatures:
+    """A whole pass as it lies on the disk; one that a hand has damaged is a `UserError`."""
+    try:
+        lines = (folder / FACTS).read_text(encoding="utf-8").splitlines()
+        facts = [json.loads(line) for line in lines]
+        array = np.load(folder / FEATURES, mmap_mode=None if in_memory else "r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: is damaged ({error}); delete it to compute it again") from None
+    rows = np.array([one["index"] for one in facts if "bad" not in one], np.int64)
+    if array.shape != (len(rows), dim) or len(facts) != len(source):
+        raise UserError(f"{folder}: is damaged (it is too short); delete it to compute it again")
+    bad = tuple((source.ids[one["index"]], one["bad"]) for one in facts if "bad" in one)
+    return SourceFeatures(array, folder.name, rows=rows, bad=bad)
+
+
+def each(
+    name: str,
+    settings: dict[str, Any],
+    items: Sequence[str],
+    compute: Callable[[int], Any],
+    passing: Passing,
+    message: str,
+) -> list[Any]:
+    """What `compute` gives of every item, JSON values in the order of `items`.
+
+    `settings`: JSON values, all that the values depend on, model and data hashes among them. An
+    item that was computed is not computed again; one that was being computed when the process was
+    killed is. Raises `UserError` as `features` does, and whatever `compute` raises.
+    """
+    if passing.keep is None and passing.agree is None:
+        found = []
+        for i in range(len(items)):
+            passing.progress(i, len(items), message)
+            found.append(compute(i))
+        passing.progress(len(items), len(items), message)
+        return found
+    plan = {"what": name, "settings": settings, "items": _digest(list(items))}
+    with _folder(plan, passing) as folder:
+        if passing.agree is None:
+            with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
+                return _each(folder, plan, items, compute, passing, message)
+        return _each(folder, plan, items, compute, passing, message)
+
+
+def _each(
+    folder: Path,
+    plan: dict[str, Any],
+    items: Sequence[str],
+    compute: Callable[[int], Any],
+    passing: Passing,
+    message: str,
+) -> list[Any]:
+    agree = passing.agree or (lambda value: value)
+    left = agree([i for i, name in enumerate(items) if name not in _values(folder)])
+    own = left[distributed.rank() :: distributed.world_size()]
+    done = len(items) - len(left)
+    with _appending(folder / ITEMS.format(distributed.rank())) as write:
+        for place, i in enumerate(own):
+            passing.progress(done + place * distributed.world_size(), len(items), message)
+            write({"item": items[i], "value": compute(i)})
+    values = _values(folder)
+    while distributed.is_main() and not values.keys() >= set(items):
+        time.sleep(PAUSE)  # for what the other processes have still to do
+        values = _values(folder)
+    passing.progress(len(items), len(items), message)
+    if distributed.is_main():
+        write_json(folder / PLAN, plan)
+    if passing.agree is not None:
+        agree("whole")
+        values = _values(folder)
+    return [values[name] for name in items]
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    """What all processes have written so far; a line that was cut off counts as not written."""
+    found = {}
+    for path in sorted(folder.glob(ITEMS.format("*"))):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                one = json.loads(line)
+                found[one["item"]] = one["value"]
+            except (ValueError, KeyError, TypeError):
+                continue
+    return found
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[Callable[[Any], None]]:
+    """A function that appends one JSON value as a line, there for good when it returns."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            if file.tell():
+                file.write("\n")  # the line before may have been cut off
+
+            def write(value: Any) -> None:
+                file.write(json.dumps(value) + "\n")
+                file.flush()
+
+            yield write
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room and start again, "
+            "what is done so far is kept"
+        ) from error
+
+
+@contextmanager
+def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
+    """The folder of a pass, the same one in all processes; where none is kept one that goes."""
+    root, ours = passing.keep, False
+    if root is None and passing.agree is not None:
+        ours = distributed.is_main()
+        root = Path(passing.agree(tempfile.mkdtemp(prefix="dino-pass-") if ours else ""))
+    assert root is not None
+    words = re.sub(r"\W+", "-", str(plan["what"]).lower()).strip("-")
+    folder = root / f"{words}-{_digest(plan)}"
+    try:
+        if distributed.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+        if passing.agree is not None and not passing.agree(folder.is_dir()):
+            raise UserError(f"{folder}: cannot be made")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror or error}); name another folder to keep "
+            "features in"
+        ) from None
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: is not there for process {distributed.rank()}; name a folder to keep "
+            "features in, on a disk that all machines share"
+        )
+    try:
+        yield folder
+    finally:
+        if ours:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _plan(folder: Path) -> Any:
+    try:
+        return json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
