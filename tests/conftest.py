@@ -28,6 +28,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 def pytest_configure(config: pytest.Config) -> None:
     stay_on_this_machine()
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each its share, before torch loads
+        share = max(1, (os.cpu_count() or 1) // int(workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

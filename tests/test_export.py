@@ -248,6 +248,7 @@ def traced_once(*args, **kwargs):
     return traced_vit()
 
 
+@pytest.mark.soak
 def test_onnx_at_sizes_it_was_not_checked_with(tmp_path, runtime, traced):
     """The published resampling included: at 24 x 56 px timm's would be 20 % off."""
     model = model_of(SHORT)

@@ -268,6 +268,7 @@ def test_a_gray_tile_is_not_kept_by_the_browser(lens_page: Any, monkeypatch: Any
         assert lens_page.thumbnail("few", 0).headers["cache-control"] == keep
 
 
+@pytest.mark.soak
 def test_its_folder_of_uploads_is_gone_at_the_end_and_another_s_stays(tmp_path: Path) -> None:
     code = "import os, runpy; runpy.run_path('apps/lens.py'); print(os.environ['GRADIO_TEMP_DIR'])"
     environment = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}

@@ -78,6 +78,7 @@ def said(page: Any, figure: str, *words: str) -> None:
 # -- pairs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_pairs_of_patches(zoomed: Any, address: str, root: Path) -> None:
     page = zoomed
     open_tab(page, address, "pairs")

@@ -83,7 +83,9 @@ def differs(page: Any, selector: str, before: str = "") -> str:
 # -- patches ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("zoom", [0.67, 1, 1.5])
+@pytest.mark.parametrize(
+    "zoom", [1, *(pytest.param(zoom, marks=pytest.mark.soak) for zoom in (0.67, 1.5))]
+)
 def test_the_patch_is_the_one_under_the_pointer(photo_at: Any, zoom: float) -> None:
     page = photo_at
     page.evaluate("zoom => { document.documentElement.style.zoom = zoom; }", zoom)
@@ -115,6 +117,7 @@ def test_attention_from_a_patch_is_what_python_computes(photo_at: Any, root: Pat
     assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 2  # threads may differ
 
 
+@pytest.mark.soak
 def test_by_keyboard(photo_at: Any) -> None:
     page = photo_at
     for key in ("Shift+ArrowLeft", "Shift+ArrowDown", "Enter"):
@@ -136,6 +139,7 @@ def test_by_keyboard(photo_at: Any) -> None:
     assert page.get_attribute("#tab-colors", "aria-selected") == "true"
 
 
+@pytest.mark.soak
 def test_a_hundred_moves_ask_nobody(photo_at: Any) -> None:
     page = photo_at
     page.click("label:has-text('Rollout')")
@@ -175,6 +179,7 @@ def test_an_address_shows_the_same_picture_again(photo_at: Any) -> None:
     assert page.url == link
 
 
+@pytest.mark.soak
 def test_an_address_follows_what_is_in_front(photo_at: Any, root: Path) -> None:
     page = photo_at
     box = page.locator(".lens-stage canvas").first.bounding_box()
@@ -218,6 +223,7 @@ def test_an_address_that_is_none_says_so(page: Any, address: str, query: str) ->
     assert "Traceback" not in page.content()
 
 
+@pytest.mark.soak
 def test_an_address_of_a_model_that_is_gone_shows_the_usual_one(photo_at: Any) -> None:
     photo_at.wait_for_timeout(600)
     photo_at.goto(photo_at.url.replace("small.safetensors", "runs%2Fgone"))
@@ -228,6 +234,7 @@ def test_an_address_of_a_model_that_is_gone_shows_the_usual_one(photo_at: Any) -
 # -- colors, objects, health --------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_colors_are_kept_saved_and_opened(photo_at: Any, root: Path) -> None:
     page, canvas = photo_at, "#panel-colors canvas"
     page.click("#tab-colors")
@@ -361,6 +368,7 @@ def test_a_picture_from_the_camera(photo_at: Any) -> None:
     page.wait_for_selector(".status[data-state=problem]:has-text('allow it')")
 
 
+@pytest.mark.soak
 def test_a_picture_taken_is_looked_at(photo_at: Any) -> None:
     page = photo_at
     page.evaluate(CAMERA)
