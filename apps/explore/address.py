@@ -66,13 +66,15 @@ def _is_late(there: dict[str, str]) -> bool:
 
 def finish() -> None:
     """Write what this run has put, as one entry of the browser's history."""
-    now = _now()
-    if now:  # a bare address stays bare, or Back from it would be undone at once
-        now |= st.session_state.get(_IMPLIED, {})
-    if now == st.session_state.get(_WRITTEN, {}):
+    now, written = _now(), st.session_state.get(_WRITTEN, {})
+    implied = st.session_state.get(_IMPLIED, {})
+    if now:  # a bare address stays bare
+        now |= implied
+    # Defaults that come to it are no step of the visitor's: Back from that would be undone at once.
+    if {name: now[name] for name in now if name in written or name not in implied} == written:
         return
     older = st.session_state.setdefault(_OLDER, [])
-    older.append((st.session_state.get(_WRITTEN, {}), time.monotonic()))
+    older.append((written, time.monotonic()))
     del older[:-OLDER_KEPT]
     ordered = sorted(now, key=lambda name: COMMON.index(name) if name in COMMON else len(COMMON))
     st.session_state[_WRITTEN] = dict(now)
@@ -166,9 +168,7 @@ def choice(
     key, default = _chosen(name, options, default)
     index = list(options).index(st.session_state[key])
     chosen = st.selectbox(label, options, index, key=key, format_func=format_func, **how)
-    chosen = chosen if chosen in options else default
-    put(**{name: None if chosen == default else str(chosen)})
-    return chosen
+    return _put_chosen(name, chosen, options, default)
 
 
 def segments(
@@ -185,9 +185,7 @@ def segments(
     usual: dict[str, Any] = {"label_visibility": "collapsed", "required": True}
     usual["default"] = st.session_state[key]
     chosen = st.segmented_control(label, options, key=key, format_func=format_func, **usual | how)
-    chosen = chosen if chosen in options else default
-    put(**{name: None if chosen == default else str(chosen)})
-    return chosen
+    return _put_chosen(name, chosen, options, default)
 
 
 def slider(
@@ -251,6 +249,13 @@ def _chosen(name: str, options: Sequence[Any], default: Any) -> tuple[str, Any]:
         st.session_state[key] = known.get(get(name) or "", default)
     _say_again(key)
     return key, default
+
+
+def _put_chosen(name: str, chosen: Any, options: Sequence[Any], default: Any) -> Any:
+    """Write what is chosen, where it is not the default; a choice that is gone is the default."""
+    chosen = chosen if chosen in options else default
+    put(**{name: None if chosen == default else str(chosen)})
+    return chosen
 
 
 def _say_again(key: str) -> None:

@@ -36,12 +36,15 @@ class Looked:
     of_gallery: bool  # whether the gallery's features are of the same weights
 
 
-def show(here: Here, row: int) -> None:
-    """Draw the lens of the image in a row, or say what it waits for, or why there is none."""
+def show(here: Here, row: int) -> bool:
+    """Draw the lens of the image in a row, or say what it waits for, or why there is none.
+
+    Returns whether it is there.
+    """
     opened, gallery = here.opened, here.gallery
     assert opened is not None
     if (model := models.wanted(here)) is None:
-        return
+        return False
     stamp = model_stamp(here.root, here.model)
     looked = work(
         ("attention", opened.key, here.model, stamp, row),
@@ -49,7 +52,7 @@ def show(here: Here, row: int) -> None:
         lambda progress: _look(gallery, row, model, progress),
     )
     if looked is None:
-        return
+        return False
     if not looked.of_gallery:
         st.caption(
             f"This is the attention of {here.model}; the gallery, its map and neighbors are of "
@@ -67,6 +70,7 @@ def show(here: Here, row: int) -> None:
         },
         on_place_change=_on_place,
     )
+    return True
 
 
 def chosen() -> tuple[int | None, int | None]:

@@ -26,6 +26,11 @@ class Filter:
     allowed: np.ndarray | None = None  # bool [n]; None: everything
 
     @property
+    def names(self) -> set[str]:
+        """The columns it looks at."""
+        return {name for name, *_ in self.key}
+
+    @property
     def count(self) -> int | None:
         """Images that pass, None where all do."""
         return None if self.allowed is None else int(np.count_nonzero(self.allowed))
@@ -34,7 +39,7 @@ class Filter:
 def show(opened: Opened) -> Filter | None:
     """The pickers; None while a column is being read, or cannot be, which the page then says."""
     names = address.several(
-        "Only images with", "by", opened.columns, placeholder="any value of any column",
+        "Filter by", "by", opened.columns, placeholder="choose columns",
         format_func=lambda name: name[:1].upper() + name[1:],
     )  # fmt: skip
     key: tuple[Any, ...] = ()

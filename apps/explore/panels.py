@@ -72,9 +72,7 @@ def _one_image(here: Here, opened: Opened, row: int, color: str) -> Shown:
     name = _label(opened, row)
     title = name if name is not None else str(facts["id"]).rsplit("/", 1)[-1]
     view = address.segments("Show", "show", [NEIGHBORS, ATTENTION], width="stretch")
-    if view == ATTENTION:
-        attention.show(here, row)
-    else:
+    if view != ATTENTION or not attention.show(here, row):
         st.image(str(opened.gallery.thumbnail(row, PREVIEW_SIDE)), width="stretch")
     lines = [f"{facts['width']} × {facts['height']} px"]
     if isinstance(facts["split"], str):

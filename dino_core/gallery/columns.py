@@ -23,7 +23,6 @@ OUTLIER = "outlier score"  # 1 - mean cosine with the ten nearest
 AGREEMENT = "k-NN agreement"  # share of the neighbors' vote for the image's own label
 CLUSTER, TAG = "cluster: ", "tag: "
 FOUND = "found: "  # begins the tags that pages put on, and take off again
-OUTLIER_NEIGHBORS = 10
 _OURS = {"id", "path", "label", "split", "mask", "content_hash", "size", "mtime", "gone"}
 
 
@@ -112,10 +111,9 @@ def _similarity(gallery: Gallery) -> np.ndarray:
 
 
 def _outlier(gallery: Gallery) -> np.ndarray:
-    _, scores_NK = gallery.neighbors()
-    if not scores_NK.shape[1]:
-        return np.full(len(scores_NK), np.nan)
-    return 1 - scores_NK[:, :OUTLIER_NEIGHBORS].mean(axis=1)
+    from dino_core.gallery.suspects import mean_similarity
+
+    return 1 - mean_similarity(gallery.neighbors()[1])
 
 
 def _agreement(gallery: Gallery) -> np.ndarray:

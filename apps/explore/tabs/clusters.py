@@ -13,10 +13,11 @@ from dino_core.gallery import averages, clusters
 from dino_core.gallery.clusters import Cluster, Clustering, Description, clusterings, describe
 from dino_core.gallery.columns import CLUSTER
 from dino_core.gallery.notes import Notes
-from dino_core.gallery.selection import page_of, shares
-from explore import address, figures, grid, mapping, models, permission, slicing, state, words
+from dino_core.gallery.selection import shares
+from explore import address, bars, figures, grid, mapping, models, permission, slicing, state, words
 from explore.here import Here
 from explore.opened import Opened
+from explore.paging import pager
 from explore.working import has_failed, work
 
 LISTED = 20  # clusters a page
@@ -321,28 +322,17 @@ def _list(
     orders = [name for name in ORDERS if name != "purity" or described.purity is not None]
     order = address.segments("Order", "order", orders, format_func=lambda name: f"By {name}")
     ordered = sorted(described.clusters, key=ORDERS[order])
-    wanted = address.whole("lp", 1, len(ordered) or 1, 1)
-    rows, page, pages = page_of(np.arange(len(ordered)), wanted - 1, LISTED)
+    page = pager("lp", len(ordered), LISTED)
     colors = opened.code_colors(
-        CLUSTER + clustering.name, np.array([ordered[i].rows[0] for i in rows])
+        CLUSTER + clustering.name, np.array([one.rows[0] for one in ordered[page]], np.int64)
     )
-    for i, light, dark in zip(rows.tolist(), *colors, strict=True):
-        one = ordered[i]
+    for one, light, dark in zip(ordered[page], *colors, strict=True):
         with st.container(key=f"cluster_row_{one.number}"):
             st.html(_row(opened, one, _title(one.number, names), f"light-dark({light},{dark})"))
             st.button(
                 f"Open {words.plain(_title(one.number, names))}",
                 key=f"open {clustering.name} {one.number}", on_click=_open, args=(one.number,),
             )  # fmt: skip
-    if pages > 1:
-        with st.container(horizontal=True, horizontal_alignment="center", key="cluster_pages"):
-            st.button("←", on_click=_turn, args=(page - 1,), disabled=page == 0)
-            st.html(f"<p class='facts'>{page + 1} of {pages}</p>")
-            st.button("→", on_click=_turn, args=(page + 1,), disabled=page + 1 == pages)
-
-
-def _turn(page: int) -> None:
-    address.put(lp=str(page + 1) if page > 0 else None)
 
 
 def _title(number: int, names: dict[int, str]) -> str:
@@ -408,12 +398,12 @@ def _bars(opened: Opened, one: Cluster) -> str:
     """Which labels its images have, as bars."""
     if one.label is None:
         return ""
+    colors = opened.label_colors()
     lines = [
-        f"<li><span>{html.escape(label)}</span><i style='--share:{share:.4f};"
-        f"--color:var(--d-accent)'></i><b>{share:.0%}</b></li>"
-        for label, _, share in shares(opened.labels.iloc[one.rows], BARS)
+        (label, share, colors.get(label, bars.GRAY), f"{count:,} images")
+        for label, count, share in shares(opened.labels.iloc[one.rows], BARS)
     ]
-    return f"<ul class='shares' aria-label='Labels'>{''.join(lines)}</ul>"
+    return bars.shares(lines, "Labels")
 
 
 def _tools(
@@ -475,15 +465,7 @@ def _merge(here: Here, name: str, number: int, key: str) -> None:
 
 def _attention(here: Here, clustering: Clustering, one: Cluster) -> None:
     """Where the model looks in the cluster's images, on average, and each head."""
-    if not permission.gate("Looking at images with the model"):
-        return
-    model = models.wanted(here)
-    if model is None:
-        return
-    seen = work(
-        ("mean attention", *_version(here, clustering, one), model.hash), "Looking at its images",
-        lambda progress: averages.mean_attention(model, here.gallery, one.rows, progress=progress),
-    )  # fmt: skip
+    seen = _seen(here, clustering, one, "Looking at its images", averages.mean_attention)
     if seen is None:
         return
     layers, heads = seen.maps.shape[:2]
@@ -506,15 +488,7 @@ def _looks(
 
 def _colors(here: Here, clustering: Clustering, one: Cluster) -> None:
     """The most typical images in PCA colors that they share."""
-    if not permission.gate("Looking at images with the model"):
-        return
-    model = models.wanted(here)
-    if model is None:
-        return
-    found = work(
-        ("shared colors", *_version(here, clustering, one), model.hash), "Coloring its images",
-        lambda progress: averages.shared_colors(model, here.gallery, one.rows, progress=progress),
-    )  # fmt: skip
+    found = _seen(here, clustering, one, "Coloring its images", averages.shared_colors)
     if found is None:
         return
     st.html(
@@ -528,7 +502,15 @@ def _colors(here: Here, clustering: Clustering, one: Cluster) -> None:
     )
 
 
-def _version(here: Here, clustering: Clustering, one: Cluster) -> tuple[Any, ...]:
-    """What changes when the cluster has other images."""
-    changed = clusters.stamp(here.gallery, clustering.name)
-    return _opened(here).key, clustering.name, changed, one.number
+def _seen(
+    here: Here, clustering: Clustering, one: Cluster, what: str, look: Callable[..., Any]
+) -> Any:
+    """What the model sees in the cluster's images; None while it is not there."""
+    if not permission.gate("Looking at images with the model"):
+        return None
+    model = models.wanted(here)
+    if model is None:
+        return None
+    changed = clusters.stamp(here.gallery, clustering.name)  # when the cluster has other images
+    key = (what, _opened(here).key, clustering.name, changed, one.number, model.hash)
+    return work(key, what, lambda progress: look(model, here.gallery, one.rows, progress=progress))

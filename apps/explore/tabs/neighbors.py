@@ -175,8 +175,9 @@ def _found(
             "Show as", "as", ["images", "map"],
             format_func={"images": "Images", "map": "On the map"}.__getitem__,
         )  # fmt: skip
-    with elected:
-        _elected(opened, query, hits)
+    if "label" not in chosen.names:  # it would have decided the vote
+        with elected:
+            _elected(opened, query, hits)
     if shown_as == "map":
         color, map_name = mapping.pickers(here)
         place = None if query.row is not None else gallery.place(query.features, map_name)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dino_core.gallery.deleting import size_said
 from dino_core.gallery.duplicates import Groups, best_copies, leaked, to_remove
 from dino_core.gallery.reviewing import (
     DUPLICATE,
@@ -137,8 +138,16 @@ def _duplicates(here: Here, found: Findings) -> None:
 
 
 def _leaks(here: Here, found: Findings) -> None:
-    side, main = st.columns([1, 2.5], gap="small")
     splits = here.gallery.images["split"].dropna().unique()
+    if len(splits) < 2:
+        there = "have no splits" if len(splits) == 0 else f"are all of one split, {splits[0]}"
+        _nothing(
+            "No splits to leak between",
+            f"These images {there}. Folders called train and val, or a column split of a "
+            "table, make splits.",
+        )
+        return
+    side, main = st.columns([1, 2.5], gap="small")
     with side, st.container(key="quality_side"):
         threshold = _alike_side(here, found)
         grouped = _grouped(here, found, threshold)
@@ -149,21 +158,13 @@ def _leaks(here: Here, found: Findings) -> None:
         st.html(
             f"<p class='facts'><b>{_many(len(leaks), 'group')}</b> of {len(leaks.rows):,} images "
             f"{'lies' if len(leaks) == 1 else 'lie'} in more than one split"
-            f"{f' (of {names})' if names else ''}; {int(leaks.equal.sum()):,} of them by equal "
+            f" (of {names}); {int(leaks.equal.sum()):,} of them by equal "
             "files. What is measured on stays as it is: suggested is to remove an image from the "
             "less guarded split, train first, then val, then the larger one.</p>"
         )
         _on_these(here, leaks, "leaks", leaked)
         _examples_of_pairs(here, found, threshold)
     with main, st.container(key="quality_main"):
-        if len(splits) < 2:
-            there = "have no splits" if len(splits) == 0 else f"are all of one split, {splits[0]}"
-            _nothing(
-                "No splits to leak between",
-                f"These images {there}. Folders called train and val, or a column split of a "
-                "table, make splits.",
-            )
-            return
         _groups(
             here, leaks, leaked, _decimals(found, ALIKE), "No leaks",
             "No image of one split is this much alike to one of another.",
@@ -281,7 +282,7 @@ def _card(
         badge = f"{label}?" if word == RELABEL and label else f"{word}?"
     else:
         badge = {KEEP: "kept", REMOVE: "removed", RELABEL: "relabeled"}[decision]
-    size = "" if pd.isna(one["size"]) else f" · {_bytes(int(one['size']))}"
+    size = "" if pd.isna(one["size"]) else f" · {size_said(int(one['size']))}"
     named = [str(one[name]) for name in ("split", "label") if not pd.isna(one[name])]
     lines = [" · ".join(named), f"{one['width']} × {one['height']}{size}", told]
     text = "".join(
@@ -505,10 +506,6 @@ def _nothing(title: str, hint: str) -> None:
 
 def _many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
 _SHOWS = {

@@ -34,6 +34,7 @@ CHARTS = {
     "momentum": "Teacher momentum",
     "lr": "Learning rate",
 }
+ENDED = {"dead": "gone without a word: killed, or the machine went down"}  # in place of the state
 LINES = 40  # of the log
 WARNINGS = 5
 QUIET = 120.0  # seconds without a heartbeat that are worth a word
@@ -120,7 +121,7 @@ def _card(here: Here, run: Run, view: Overview, color: str) -> None:
 
 
 def _standing(view: Overview) -> str:
-    words = [view.state or "never began"]
+    words = [ENDED.get(view.state, view.state or "never began")]
     if view.steps:
         words.append(f"step {view.step:,} of {view.steps:,}")
     if view.seconds_left:
@@ -238,7 +239,7 @@ def _chart(name: str, runs: list[Run], curves: list[Curves]) -> None:
             "height": 150,
             "mark": {"type": "line", "point": len(rows) <= 40, "strokeWidth": 2, "tooltip": True},
             "encoding": {
-                "x": {"field": "step", "title": "step"} | number,
+                "x": {"field": "step", "title": "step", "axis": {"labelFlush": True}} | number,
                 "y": {"field": "value", "title": None} | number,
                 "color": color,
             },
