@@ -208,9 +208,9 @@ def fed_size(height: int, width: int, size: int, patch: int) -> tuple[int, int]:
     step = max(int(STEP * size / SIZE) // unit, 1) * unit
     short = max(size // unit, 1) * unit
     long = max(int(size * max(height, width) / min(height, width)) // step, 1) * step
-    if short * long > MAX_TOKENS * patch**2:
+    if short * long > MAX_TOKENS * unit**2:
         raise UserError(
-            f"frames of {width} x {height} px make more than {MAX_TOKENS:,} patches of {patch} px "
+            f"frames of {width} x {height} px make more than {MAX_TOKENS:,} patches of {unit} px "
             f"at size {size}; use a smaller one"
         )
     return (long, short) if height > width else (short, long)
