@@ -2,13 +2,17 @@
 
     python scripts/evaluate.py knn --model runs/mine --train data/train --test data/val
     python scripts/evaluate.py attention --model starter --data photos/ --masks masks/
+    torchrun --nproc-per-node=8 scripts/evaluate.py knn --train imagenet/train --test imagenet/val
 
-Every figure stands beside the same for the untrained backbone; --json FILE saves them all.
+Every figure stands beside the same for the untrained backbone; --json FILE saves them all. What was
+computed of images stays in --features and is found again: a stopped command goes on where it was,
+another protocol on the same features takes seconds. Delete the folder whenever you like.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,15 @@ from dino_core.errors import quiet_while_importing
 if __name__ == "__main__":
     quiet_while_importing()
 
+from dino_core import distributed
 from dino_core.data import open_source
 from dino_core.errors import command
 from dino_core.evaluation import attention, knn
+from dino_core.evaluation.passes import Passing
 from dino_core.files import write_json
-from dino_core.gallery.progress import bars
-from dino_core.models import load_model
+from dino_core.gallery.progress import bars, silent
+from dino_core.models import Model, device_of, load_model
+from dino_core.training.parallel import agreed, own_device, process_group
 
 
 @dataclass
@@ -37,10 +44,16 @@ class Common:
     """starter, runs/NAME, a weights file, or timm:NAME."""
     json: Path | None = None
     """Where to save the figures."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
     random_init: bool = True
     """Judge the untrained backbone as well."""
+    features: Path | None = Path("features")
+    """Folder in which features and figures stay and are found again; None keeps nothing."""
+    batch_size: int = 64
+    """Images a forward pass."""
+    workers: int | None = None
+    """Decoding processes; by default as many as help on this machine."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
 
 
 @dataclass
@@ -57,10 +70,13 @@ class Knn(Common):
     """Votes weigh exp(similarity / temperature)."""
     pixels: bool = False
     """Judge raw pixels (32 x 32) as well."""
-    batch_size: int = 64
-    """Images a forward pass."""
-    workers: int | None = None
-    """Decoding processes; by default as many as help on this machine."""
+
+    def run(self, model: Model, passing: Passing) -> knn.KnnResult:
+        return knn.evaluate(
+            model, open_source(self.train), open_source(self.test), ks=self.ks,
+            temperature=self.temperature, random_init=self.random_init, pixels=self.pixels,
+            passing=passing,
+        )  # fmt: skip
 
 
 @dataclass
@@ -78,31 +94,38 @@ class Attention(Common):
     size: int | None = None
     """Short side in pixels; by default the lens's."""
 
-
-def evaluate(args: Knn | Attention) -> knn.KnnResult | attention.AttentionResult:
-    """Run the protocol that the command line names."""
-    if isinstance(args, Attention):
+    def run(self, model: Model, passing: Passing) -> attention.AttentionResult:
         return attention.evaluate(
-            load_model(args.model, device=args.device), open_source(args.data), args.masks,
-            keep=args.keep, layer=args.layer, size=args.size, random_init=args.random_init,
+            model, open_source(self.data), self.masks, keep=self.keep, layer=self.layer,
+            size=self.size, random_init=self.random_init, passing=passing,
         )  # fmt: skip
-    train, test = open_source(args.train), open_source(args.test)
-    with bars() as progress:
-        return knn.evaluate(
-            load_model(args.model, device=args.device), train, test, ks=args.ks,
-            temperature=args.temperature, random_init=args.random_init, pixels=args.pixels,
-            batch_size=args.batch_size, workers=args.workers, progress=progress,
-        )  # fmt: skip
+
+
+PROTOCOLS: dict[str, Callable[..., Any]] = {"knn": Knn, "attention": Attention}
 
 
 @command
 def main() -> None:
-    protocols: dict[str, Callable[..., Any]] = {"knn": Knn, "attention": Attention}
-    args = tyro.extras.subcommand_cli_from_dict(protocols, description=__doc__)
-    result = evaluate(args)
-    print(result.table())
-    if args.json is not None:
-        write_json(args.json, result.as_dict())
+    args = tyro.extras.subcommand_cli_from_dict(
+        PROTOCOLS, description=__doc__, console_outputs=distributed.is_main()
+    )
+    model = load_model(args.model, device=str(own_device(device_of(args.device))))
+    cpu = device_of("cpu")  # what the processes tell each other is small
+    with process_group(cpu, "evaluation"), bars() as progress:
+        several = distributed.world_size() > 1
+        passing = Passing(
+            keep=args.features,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            progress=progress if distributed.is_main() else silent,
+            agree=partial(agreed, device=cpu) if several else None,
+        )
+        result = args.run(model, passing)
+    if distributed.is_main():
+        print(result.table())
+        if args.json is not None:
+            name = next(name for name, kind in PROTOCOLS.items() if type(args) is kind)
+            write_json(args.json, {"protocol": name} | result.as_dict())
 
 
 if __name__ == "__main__":

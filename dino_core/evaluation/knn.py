@@ -20,9 +20,17 @@ from torch import Tensor
 
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.gallery.features import default_workers, features_of, source_features
-from dino_core.gallery.progress import Progress
-from dino_core.measures.knn import TEMPERATURE, UNLABELED, Accuracy, knn_accuracy
+from dino_core.evaluation.classes import (
+    labels_as_in,
+    most_confused,
+    names_of,
+    per_class_accuracy,
+)
+from dino_core.evaluation.passes import Passing, features, kind_look
+from dino_core.gallery.extraction import default_workers
+from dino_core.gallery.features import SourceFeatures, source_features
+from dino_core.gallery.images import source_hash
+from dino_core.measures.knn import TEMPERATURE, UNLABELED, Accuracy, knn_vote, ranking_accuracy
 from dino_core.models import Model, untrained
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
 
@@ -38,10 +46,14 @@ class KnnResult:
     top5: float  # at the same k
     k: int  # the best of `per_k` by top-1
     per_k: dict[int, Accuracy]
+    per_class: dict[str, float]  # top-1 at the best k, of each class that test has
+    confusions: list[tuple[str, str, int]]  # (class, taken for, images), the most frequent first
     model: str
     model_hash: str
     train: str
+    train_hash: str
     test: str
+    test_hash: str
     train_images: int
     test_images: int
     temperature: float
@@ -64,7 +76,21 @@ class KnnResult:
             figures = "".join(f"{accuracy.top1:9.2f}" for accuracy in row.per_k.values())
             lines.append(f"{name:{width}}{figures}{row.top1:9.2f}  ({row.top5:.2f})")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} that vote")
+        lines += [f"{a} taken for {b}: {count:,}" for a, b, count in self.confusions[:3]]
         return "\n".join(lines + self.notes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked, whoever answers."""
+
+    train: Source
+    test: Source
+    test_labels: np.ndarray  # int64, in the numbers of the training classes
+    ks: tuple[int, ...]
+    temperature: float
+    hashes: tuple[str, str]  # of the two sources
+    passing: Passing
 
 
 def evaluate(
@@ -76,9 +102,7 @@ def evaluate(
     temperature: float = TEMPERATURE,
     random_init: bool = True,
     pixels: bool = False,
-    batch_size: int = 64,
-    workers: int | None = None,
-    progress: Progress | None = None,
+    passing: Passing = Passing(),
 ) -> KnnResult:
     """The accuracy of `model` on `test`, with the images of `train` voting.
 
@@ -88,89 +112,80 @@ def evaluate(
     """
     if not ks or min(ks) < 1:
         raise UserError(f"ks {tuple(ks)}: name at least one number of neighbors, each 1 or more")
-    test_labels, notes = _labels_as_in(train, test)
-    score = partial(
-        _score, train, test, test_labels, ks, temperature, batch_size=batch_size, workers=workers,
-        progress=progress,
-    )  # fmt: skip
-    result = score(model)
+    labels, notes = labels_as_in(train, test)
+    hashes = source_hash(train), source_hash(test)
+    asked = _Asked(train, test, labels, tuple(ks), temperature, hashes, passing)
+    result = _score(asked, model)
     if random_init:
-        result = replace(result, random_init=score(untrained(model), name="untrained"))
+        result = replace(result, random_init=_score(asked, untrained(model), name="untrained"))
     if pixels:
-        result = replace(result, pixels=score(None, name="raw pixels"))
+        result = replace(result, pixels=_score(asked, None, name="raw pixels"))
     return replace(result, notes=notes + result.notes)
 
 
-def _score(
-    train: Source,
-    test: Source,
-    test_labels: np.ndarray,
-    ks: Sequence[int],
-    temperature: float,
-    model: Model | None,
-    name: str = "",
-    *,
-    batch_size: int,
-    workers: int | None,
-    progress: Progress | None,
-) -> KnnResult:
+def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
     """The protocol for one model, or for raw pixels where there is none."""
-    told = name or (model.spec if model else "")
-    sides = []
-    for side, source in (("train", train), ("test", test)):
-        message = f"Features of {told}, {side} images"
-        if model is None:
-            sides.append(pixel_features(source, batch_size, workers, progress, message))
-        else:
-            sides.append(
-                features_of(
-                    model, source, batch_size=batch_size, workers=workers, progress=progress,
-                    message=message,
-                )
-            )  # fmt: skip
-    voters, asked = sides
+    train, test, passing = asked.train, asked.test, asked.passing
+    look = None if model is None else partial(features, model, look=kind_look(model))
+    voters, judged = (
+        pixel_features(source, passing) if look is None else look(source=source, passing=passing)
+        for source in (train, test)
+    )
     assert train.labels is not None
-    voting = train.labels[voters.rows]
-    ks = sorted({min(k, int((voting != UNLABELED).sum())) for k in ks})
-    labels = test_labels[asked.rows]
-    if not ks[0] or not (labels != UNLABELED).any():
+    voting, labels = train.labels[voters.rows], asked.test_labels[judged.rows]
+    most = int((voting != UNLABELED).sum())
+    ks = sorted({min(k, most) for k in asked.ks})
+    if not most or not (labels != UNLABELED).any():
         raise UserError(f"{train.spec} or {test.spec}: has no image that is labeled and readable")
-    per_k = knn_accuracy(voters.array, voting, asked.array, labels, ks, temperature=temperature)
+    device = torch.device("cpu") if model is None else model.device
+    ranked = knn_vote(
+        torch.as_tensor(np.asarray(voters.array)).to(device), voting, np.asarray(judged.array), ks,
+        temperature=asked.temperature,
+    )  # fmt: skip
+    per_k = {k: ranking_accuracy(ranked_MC, labels) for k, ranked_MC in ranked.items()}
     best = max(per_k, key=lambda k: per_k[k].top1)
-    bad = len(voters.bad) + len(asked.bad)
+    taken, names = ranked[best][:, 0].numpy(), names_of(train, test)
     return KnnResult(
         top1=per_k[best].top1,
         top5=per_k[best].top5,
         k=best,
         per_k=per_k,
-        model=told,
+        per_class=per_class_accuracy(taken, labels, names),
+        confusions=most_confused(taken, labels, names),
+        model=name or (model.spec if model else ""),
         model_hash=model.hash if model else "",
         train=train.spec,
+        train_hash=asked.hashes[0],
         test=test.spec,
-        train_images=int((voting != UNLABELED).sum()),
+        test_hash=asked.hashes[1],
+        train_images=most,
         test_images=int((labels != UNLABELED).sum()),
-        temperature=temperature,
-        notes=[f"{bad:,} unreadable images were left out"] if bad else [],
+        temperature=asked.temperature,
+        notes=_notes(asked.ks, most, len(voters.bad) + len(judged.bad)),
     )
 
 
-def pixel_features(
-    source: Source,
-    batch_size: int = 64,
-    workers: int | None = None,
-    progress: Progress | None = None,
-    message: str = "Raw pixels",
-) -> Any:
+def _notes(ks: Sequence[int], most: int, bad: int) -> list[str]:
+    """What was done otherwise than asked."""
+    notes = [f"{bad:,} unreadable images were left out"] if bad else []
+    if max(ks) > most:
+        notes.append(f"k above {most:,} counts as {most:,}: so many images vote")
+    return notes
+
+
+def pixel_features(source: Source, passing: Passing) -> SourceFeatures:
     """What a model has to beat: whole images at 32 x 32 px, normalized, as one vector each."""
     return source_features(
         source,
         _small_pixels,
         _flat,
         dim=3 * PIXELS_SIDE**2,
-        batch_size=batch_size,
-        workers=default_workers(torch.device("cpu")) if workers is None else workers,
-        progress=progress,
-        message=message,
+        batch_size=passing.batch_size,
+        workers=(
+            default_workers(torch.device("cpu")) if passing.workers is None else passing.workers
+        ),
+        progress=passing.progress,
+        message="Raw pixels",
     )
 
 
@@ -183,31 +198,3 @@ def _small_pixels(image: np.ndarray) -> Tensor:
 
 def _flat(pixels_BHWC: Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(pixels_BHWC.flatten(1), dim=1).numpy()
-
-
-def _labels_as_in(train: Source, test: Source) -> tuple[np.ndarray, list[str]]:
-    """The test labels as numbers of the training classes, matched by name; and what is odd.
-
-    A test class that training does not have gets a number of its own, so its images count as wrong.
-    """
-    for source in (train, test):
-        if source.labels is None or not source.classes:
-            raise UserError(
-                f"{source.spec}: has no labels, and k-NN needs them; "
-                "use class folders, or a table with a column `label`"
-            )
-    if len(train) == len(test) and train.spec == test.spec:
-        raise UserError(f"{train.spec}: is both train and test, so every image would find itself")
-    number = {name: index for index, name in enumerate(train.classes)}
-    unknown = [name for name in test.classes if name not in number]
-    if len(unknown) == len(test.classes):
-        raise UserError(
-            f"{train.spec} and {test.spec}: have no class in common "
-            f"({train.classes[0]!r} and others against {test.classes[0]!r} and others)"
-        )
-    number |= {name: len(number) + index for index, name in enumerate(unknown)}
-    of_class = np.array([*(number[name] for name in test.classes), UNLABELED], np.int64)
-    assert test.labels is not None
-    names = ", ".join(unknown[:3])
-    notes = [f"{len(unknown)} test classes are not in train ({names}): they count as wrong"]
-    return of_class[test.labels], notes if unknown else []

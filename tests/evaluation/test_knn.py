@@ -13,6 +13,7 @@ from PIL import Image
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import knn
+from dino_core.evaluation.passes import Passing
 from dino_core.gallery import features_of
 from dino_core.measures import knn_accuracy
 from dino_core.models import Model, ModelInfo, create_backbone, save_weights
@@ -89,6 +90,26 @@ def test_classes_that_training_lacks_count_as_wrong_and_are_named(
     assert result.notes == ["1 test classes are not in train (zebra): they count as wrong"]
 
 
+def test_what_was_taken_for_what_is_counted(model: Model, train: Path, test: Path) -> None:
+    shutil.copytree(train / "a", test / "zebra")
+    result = knn.evaluate(
+        model, open_source(train), open_source(test), ks=(1,), random_init=False, pixels=True
+    ).pixels
+    assert result is not None
+    assert result.per_class == {"b": 100, "c": 100, "zebra": 0}
+    assert result.confusions == [("zebra", "a", 4)]
+
+
+def test_kept_features_give_the_same_figures(model: Model, tmp_path: Path) -> None:
+    train, test = open_source("scenes:40"), open_source("scenes:100-116")
+    passing = Passing(keep=tmp_path)
+    first, again, plain = (
+        knn.evaluate(model, train, test, ks=(3,), passing=how)
+        for how in (passing, passing, Passing())
+    )
+    assert first == again == plain and len(list(tmp_path.iterdir())) == 4
+
+
 def test_bad_images_are_left_out_and_counted(model: Model, train: Path, test: Path) -> None:
     (train / "a" / "0.png").write_bytes(b"nothing")
     (test / "b" / "0.png").write_bytes(b"nothing")
@@ -103,6 +124,7 @@ def test_bad_images_are_left_out_and_counted(model: Model, train: Path, test: Pa
 def test_k_above_the_number_of_images_is_that_number(model: Model, train: Path, test: Path) -> None:
     result = knn.evaluate(model, open_source(train), open_source(test), random_init=False)
     assert list(result.per_k) == [10, 12]
+    assert result.notes == ["k above 12 counts as 12: so many images vote"]
 
 
 @pytest.mark.parametrize(
@@ -146,11 +168,13 @@ def test_the_command_line_saves_what_it_prints(
     specification.loader.exec_module(script)
     words = ["evaluate.py", "knn", "--model", weights, "--train", train, "--test", test]
     words += ["--json", tmp_path / "knn.json", "--ks", "1", "5", "--pixels"]
+    words += ["--features", tmp_path / "features"]
     monkeypatch.setattr("sys.argv", list(map(str, words)))
     script.main()
     saved = json.loads((tmp_path / "knn.json").read_text())
     for figures in (saved, saved["random_init"], saved["pixels"]):
         assert 0 <= figures["top1"] <= figures["top5"] <= 100
         assert set(figures["per_k"]) == {"1", "5"}
+    assert saved["protocol"] == "knn" and len(list((tmp_path / "features").iterdir())) == 4
     table = capsys.readouterr().out
     assert f"{saved['top1']:.2f}" in table and "untrained" in table and "raw pixels" in table
