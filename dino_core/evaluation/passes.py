@@ -184,7 +184,8 @@ def _opened(folder: Path, source: Source, dim: int, *, in_memory: bool) -> Sourc
     try:
         lines = (folder / FACTS).read_text(encoding="utf-8").splitlines()
         facts = [json.loads(line) for line in lines]
-    XX
+        mode: Any = None if in_memory else "c"  # torch warns of arrays that are not writable
+        array = np.load(folder / FEATURES, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: is damaged ({error}); delete it to compute it again") from None
     rows = np.array([one["index"] for one in facts if "bad" not in one], np.int64)
