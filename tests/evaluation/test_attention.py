@@ -1,4 +1,4 @@
-"""Attention scored against masks: the protocol by hand, all kinds of mask files, refusals."""
+"""Attention scored against masks: the protocol by hand, what is kept, refusals."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from PIL import Image
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import attention as protocol
-from dino_core.evaluation.attention import evaluate, read_mask
+from dino_core.evaluation.attention import evaluate
+from dino_core.evaluation.passes import Passing
 from dino_core.lenses import Attention, look, mass_mask
 from dino_core.models import Model, ModelInfo, create_backbone
 
@@ -76,11 +77,13 @@ def test_counted_by_hand(model, halves, tmp_path):
     np.testing.assert_allclose(result.per_head, [(1 + 0 + 1 / 5) / 3, (1 / 3 + 1 / 2 + 1 / 2) / 3])
     assert (result.images, result.objects, result.best) == (2, 3, 1)
     assert result.random_init is None and result.notes == []
+    assert result.images_scored == [("a.png", (1 + 1 / 2) / 2), ("b.png", 1 / 2)]
+    assert result.best_and_worst(1) == ([("a.png", 3 / 4)], [("b.png", 1 / 2)])
 
 
 def test_scenes_bring_their_own_masks_and_the_untrained_backbone_is_scored_too(model):
     source = open_source("scenes:3")
-    result = evaluate(model, source, size=64, progress=False)
+    result = evaluate(model, source, size=64)
     expected = []
     for i in range(3):
         target = source.mask(i)
@@ -105,7 +108,7 @@ def test_masks_match_by_path_and_missing_ones_are_named(model, tmp_path):
     for name in ("x/1.png", "y/1.png"):
         write(tmp_path / "masks" / name, box(16, 16, slice(4, 9), slice(4, 9)))
     source = open_source(tmp_path / "in")
-    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False)
     assert result.images == 2
     assert result.notes == ["1 image has no mask and is left out: y/2.png"]
 
@@ -115,7 +118,7 @@ def test_masks_beside_the_images(model, tmp_path):
     write(tmp_path / "images" / "1.png", noise(16, 16))
     write(tmp_path / "masks" / "1.png", box(16, 16, slice(4, 9), slice(4, 9)))
     source = open_source(tmp_path)
-    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False)
     assert (result.images, result.notes) == (1, [])
 
 
@@ -125,14 +128,46 @@ def test_a_bad_image_is_left_out_and_named(model, tmp_path):
     for name in "ab":
         write(tmp_path / "masks" / f"{name}.png", box(16, 16, slice(4, 9), slice(4, 9)))
     source = open_source(tmp_path / "in")
-    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False, progress=False)
+    result = evaluate(model, source, tmp_path / "masks", size=64, random_init=False)
     assert result.images == 1 and "b.png (empty file)" in result.notes[0]
+
+
+def test_a_pass_that_was_stopped_goes_on_and_gives_the_same(model, monkeypatch, tmp_path):
+    source = open_source("scenes:4")
+    plain = evaluate(model, source, size=64, random_init=False)
+    looks = []
+
+    def failing(model, image, size=None):
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return look(model, image, size=size)
+
+    monkeypatch.setattr(protocol, "look", failing)
+    passing = Passing(keep=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, source, size=64, random_init=False, passing=passing)
+    assert evaluate(model, source, size=64, random_init=False, passing=passing) == plain
+    assert len(looks) == 5, "the two that were done are not done again"
+    evaluate(model, source, size=64, keep=0.5, random_init=False, passing=passing)
+    assert len(looks) == 9, "another setting is another pass"
+
+
+def test_progress_says_which_model_looks_at_how_many(model, halves):
+    told = []
+    evaluate(
+        model,
+        open_source("scenes:2"),
+        passing=Passing(progress=lambda *step: told.append(step)),
+    )
+    assert (2, 2, "Attention of tiny") in told
+    assert (2, 2, "Attention of tiny (random init)") in told
 
 
 def refused(model, tmp_path, says, data="in", **options):
     source = open_source(tmp_path / data)
     with pytest.raises(UserError, match=says):
-        evaluate(model, source, tmp_path / "masks", progress=False, **options)
+        evaluate(model, source, tmp_path / "masks", **options)
 
 
 def test_masks_that_do_not_belong_are_refused(model, tmp_path):
@@ -147,48 +182,8 @@ def test_masks_that_do_not_belong_are_refused(model, tmp_path):
     (tmp_path / "masks" / "1.png").write_bytes(b"text")
     refused(model, tmp_path, "cannot be read as a mask")
     refused(model, tmp_path, "has layers 0 to 1", layer=2)
+    refused(model, tmp_path, "keep 0: is a share", keep=0)
     write(tmp_path / "in" / "y" / "1.png", noise(16, 16))
     refused(model, tmp_path, "fits x/1.png and y/1.png")
     with pytest.raises(UserError, match="has no masks of its own"):
-        evaluate(model, open_source(tmp_path / "in"), progress=False)
-
-
-VALUES = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
-
-
-def test_grayscale_masks_have_one_object(tmp_path):
-    write(tmp_path / "m.png", VALUES)
-    labels, valid = read_mask(tmp_path / "m.png")
-    np.testing.assert_array_equal(labels, VALUES > 0)
-    assert valid.all()
-
-
-def test_palette_masks_have_an_object_per_index_and_void(tmp_path):
-    write(tmp_path / "m.png", VALUES, "P")
-    labels, valid = read_mask(tmp_path / "m.png")
-    np.testing.assert_array_equal(labels, VALUES)
-    np.testing.assert_array_equal(valid, VALUES != 255)
-
-
-def test_only_the_formats_of_masks_are_read(tmp_path):
-    Image.fromarray(VALUES).save(tmp_path / "m.png", format="PPM")
-    with pytest.raises(UserError, match=r"m.png: cannot be read as a mask"):
-        read_mask(tmp_path / "m.png")
-    Image.fromarray(VALUES).save(tmp_path / "m.png", format="BMP")  # misnamed, but harmless
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png")[0], VALUES > 0)
-
-
-@pytest.mark.parametrize("mode", ["1", "P", "RGB", "I;16", "LA"])
-def test_other_ways_to_save_one_object(tmp_path, mode):
-    mask = box(6, 8, slice(1, 4), slice(2, 5))
-    picture = Image.fromarray(mask)
-    if mode == "I;16":
-        picture = Image.fromarray(mask.astype(np.uint16))
-    elif mode == "P":
-        picture = picture.convert("P")  # a palette of grays
-    else:
-        picture = picture.convert(mode)
-    picture.save(tmp_path / "m.png")
-    labels, valid = read_mask(tmp_path / "m.png")
-    np.testing.assert_array_equal(labels, mask > 0)
-    assert valid.all()
+        evaluate(model, open_source(tmp_path / "in"))
