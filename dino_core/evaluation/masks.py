@@ -72,7 +72,11 @@ class Masks:
             return source_hash(self.source)
         total = hashlib.sha256()
         for i, path in sorted(self.files.items()):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            try:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"{path}: cannot be read as a mask ({reason})") from None
             total.update(f"{self.source.ids[i]}\0{content}\n".encode())
         return total.hexdigest()
 

@@ -125,6 +125,10 @@ def test_the_hash_tells_other_masks_apart_and_not_other_folders(tmp_path):
     source = open_source(tmp_path / "in")
     one, two, three = (find_masks(source, tmp_path / f).hash for f in ("one", "two", "three"))
     assert one == two != three
+    gone = find_masks(source, tmp_path / "one")
+    (tmp_path / "one" / "b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.png: cannot be read as a mask \(No such file"):
+        _ = gone.hash
 
 
 def test_a_pass_gives_what_has_an_object_and_names_the_rest(model, tmp_path):
