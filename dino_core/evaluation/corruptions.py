@@ -15,15 +15,19 @@ Shapes: H x W pixels, C channels. Color needs red, green and blue: images of ano
 channels are changed channel by channel, and `grayscale` leaves them alone.
 """
 
+import hashlib
 import io
 import math
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from dino_core.errors import UserError
-from dino_core.models.preprocess import by_band
+from dino_core.gallery.features import prepared
+from dino_core.models import ModelInfo
+from dino_core.models.preprocess import by_band, require_channels
 from dino_core.rng import generator
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -68,6 +72,39 @@ def require(name: str, severity: int) -> None:
         raise UserError(f"corruption {name!r} is unknown; there are {', '.join(STRENGTHS)}")
     if severity not in SEVERITIES:
         raise UserError(f"severity {severity} of {name}: must be a whole number from 1 to 5")
+
+
+def spoiled(image: np.ndarray, info: ModelInfo, name: str, severity: int, seed: int) -> Tensor:
+    """uint8 [H, W, C] to the model's input [S, S, C]: square, corruption, preprocessing.
+
+    The key of what is random is (seed, corruption, the square's pixels). No `name`: no corruption.
+    """
+    require_channels(image, info)
+    square = middle_square(image)
+    if name:
+        square = corrupt(square, name, severity, seed=seed, index=key_of(square))
+    return prepared(square, info)
+
+
+def middle_square(image: np.ndarray) -> np.ndarray:
+    """The middle of an image at 256 x 256 px: uint8 [H, W, C], H and W being any, to [256, 256, C].
+
+    Resized both ways, by Pillow's bicubic, so that a severity means the same for every image.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+
+    def resized(band: Image.Image) -> np.ndarray:
+        return np.asarray(band.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+    return by_band(resized, image[top : top + side, left : left + side])
+
+
+def key_of(image: np.ndarray) -> int:
+    """A number of an image's own: 64 bits of a hash of its pixels."""
+    pixels = np.ascontiguousarray(image)
+    return int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
 
 
 def _gaussian_noise(image: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

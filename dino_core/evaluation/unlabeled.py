@@ -12,11 +12,14 @@
 - Robustness: how far features move when pictures are corrupted (`corruptions.py`), and whether a
   corrupted picture still finds its clean self before all other images.
 
-None of them says what features are good for. A network that was never trained gives all images
-nearly the same feature: perfectly aligned, and hardly moved by any corruption. So distances are
-also given as shares of the distance between different images (`alignment_share`, `kept`); and even
-so a network that computes blurred colors is robust, and of little use. Read them together, beside
-k-NN or a linear probe where there are labels.
+None of them says what features are good for, and an untrained network may well be ahead in most.
+What it computes are random mixtures of pixels, which spread out and withstand noise and blur; a
+little training first draws features together; and a network that gives all images one feature is
+perfectly aligned. (Of 500 photos of Imagenette at 160 px the starter's class tokens have a RankMe
+of 7.6 and a uniformity of -0.20, those of its untrained backbone 41 and -1.54, and yet its k-NN
+accuracy is the better one.) So distances are also given as shares of the distance between different
+images (`alignment_share`, `kept`), and where the untrained backbone is ahead a note says so. Read
+the figures together, beside k-NN or a linear probe where there are labels.
 
 Every corruption sees the same pictures whatever the model: the middle square at 256 x 256 px, after
 that the model's own preprocessing. What is random in a crop or a corruption belongs to the seed and
@@ -25,7 +28,6 @@ to the image's pixels, so it does not depend on what else lies in the folder.
 Shapes: M images, D dimensions, Q images of which neighbors are searched, B of them at a time.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,15 +36,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dino_core.augment import MultiCrop, crop_views, plan_view
 from dino_core.data import Source
 from dino_core.errors import UserError, at_least
-from dino_core.evaluation.corruptions import SIDE, STRENGTHS, corrupt, require
+from dino_core.evaluation.corruptions import SIDE, STRENGTHS, key_of, require, spoiled
 from dino_core.evaluation.passes import Look, Passing, features, kind_look
-from dino_core.gallery.features import SourceFeatures, prepared
+from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
 from dino_core.gallery.neighbors import nearest_others
 from dino_core.measures.rankme import rankme
@@ -54,8 +55,8 @@ from dino_core.measures.uniformity import (
     sampled_uniformity,
     uniformity,
 )
-from dino_core.models import Model, untrained
-from dino_core.models.preprocess import by_band, require_channels
+from dino_core.models import Model, ModelInfo, untrained
+from dino_core.models.preprocess import require_channels
 from dino_core.rng import generator, permutation
 
 SEVERITIES = (1, 3, 5)
@@ -164,7 +165,7 @@ def evaluate(
     views: int = 2,
     seed: int = 0,
     random_init: bool = True,
-    passing: Passing = Passing(),  # noqa: B008  # frozen
+    passing: Passing = Passing(),
 ) -> UnlabeledResult:
     """What can be said of `model`'s features of `source` without any label.
 
@@ -323,7 +324,7 @@ def _alignment(
     return float(np.mean([alignment(*pair) for pair in itertools.combinations(found, 2)]))
 
 
-def view(image: np.ndarray, info: Any, number: int, seed: int) -> Tensor:
+def view(image: np.ndarray, info: ModelInfo, number: int, seed: int) -> Tensor:
     """One of an image's views: uint8 [H, W, C] to a random crop, maybe flipped, [S, S, C].
 
     `info` is the model's; `number` counts the views. The key is (seed, number, the pixels).
@@ -376,39 +377,6 @@ def _spoiled_look(model: Model, name: str = "", severity: int = 0, seed: int = 0
         prepare=partial(spoiled, info=model.info, name=name, severity=severity, seed=seed),
         settings={**base.settings, **how},
     )
-
-
-def spoiled(image: np.ndarray, info: Any, name: str, severity: int, seed: int) -> Tensor:
-    """uint8 [H, W, C] to the model's input [S, S, C]: square, corruption, preprocessing.
-
-    The key of what is random is (seed, corruption, the square's pixels). No `name`: no corruption.
-    """
-    require_channels(image, info)
-    square = middle_square(image)
-    if name:
-        square = corrupt(square, name, severity, seed=seed, index=key_of(square))
-    return prepared(square, info)
-
-
-def middle_square(image: np.ndarray) -> np.ndarray:
-    """The middle of an image at 256 x 256 px: uint8 [H, W, C], H and W being any, to [256, 256, C].
-
-    Resized both ways, by Pillow's bicubic, so that a severity means the same for every image.
-    """
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-
-    def resized(band: Image.Image) -> np.ndarray:
-        return np.asarray(band.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-
-    return by_band(resized, image[top : top + side, left : left + side])
-
-
-def key_of(image: np.ndarray) -> int:
-    """A number of an image's own: 64 bits of a hash of its pixels."""
-    pixels = np.ascontiguousarray(image)
-    return int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
 
 
 class Search:
@@ -502,7 +470,7 @@ def _behind(result: UnlabeledResult, chance: UnlabeledResult) -> list[str]:
     if not ahead:
         return []
     return [
-        f"The untrained backbone is ahead in {', '.join(ahead)}: what hardly tells images apart "
-        f"is hardly moved by a change (its uniformity is {chance.uniformity:.3f}), and what only "
-        "averages pixels may be robust and still useless; judge by k-NN or a probe"
+        f"The untrained backbone is ahead in {', '.join(ahead)}: these say nothing of what "
+        "features are good for (random mixtures of pixels spread out and withstand noise, what hardly "
+        "tells images apart is aligned); judge by k-NN or a linear probe where there are labels"
     ]

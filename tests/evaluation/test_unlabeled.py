@@ -11,9 +11,9 @@ from PIL import Image
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import unlabeled
-from dino_core.evaluation.corruptions import corrupt
+from dino_core.evaluation.corruptions import corrupt, key_of, middle_square
 from dino_core.evaluation.passes import Passing
-from dino_core.evaluation.unlabeled import Search, UnlabeledResult, evaluate, key_of
+from dino_core.evaluation.unlabeled import Search, UnlabeledResult, evaluate
 from dino_core.gallery import features_of
 from dino_core.measures import neighbor_consistency
 from dino_core.measures.rankme import rankme
@@ -73,7 +73,7 @@ def pairwise(features: np.ndarray) -> np.ndarray:
 
 
 def squares(source: Source) -> list[np.ndarray]:
-    return [unlabeled.middle_square(source.image(i)) for i in range(len(source))]
+    return [middle_square(source.image(i)) for i in range(len(source))]
 
 
 def test_rankme_is_of_features_as_they_are(model, source, result) -> None:
