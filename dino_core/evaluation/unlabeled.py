@@ -471,6 +471,6 @@ def _behind(result: UnlabeledResult, chance: UnlabeledResult) -> list[str]:
         return []
     return [
         f"The untrained backbone is ahead in {', '.join(ahead)}: these say nothing of what "
-        "features are good for (random mixtures of pixels spread out and withstand noise, what hardly "
-        "tells images apart is aligned); judge by k-NN or a linear probe where there are labels"
+        "features are good for (random mixtures of pixels spread out and withstand noise, what "
+        "hardly tells images apart is aligned); judge by k-NN or a linear probe if there are labels"
     ]
