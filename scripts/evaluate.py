@@ -1,7 +1,10 @@
 """Judge a model by the published protocols.
 
     python scripts/evaluate.py knn --model runs/mine --train data/train --test data/val
+    python scripts/evaluate.py linear --model runs/mine --train data/train --test data/val
     python scripts/evaluate.py attention --model starter --data photos/ --masks masks/
+    python scripts/evaluate.py video --model starter --data DAVIS/ --out found/
+    python scripts/evaluate.py report figures/*.json --out report.html
     torchrun --nproc-per-node=8 scripts/evaluate.py knn --train imagenet/train --test imagenet/val
 
 Every figure stands beside the same for the untrained backbone; --json FILE saves them all. What was
@@ -28,7 +31,17 @@ if __name__ == "__main__":
 from dino_core import distributed
 from dino_core.data import open_source
 from dino_core.errors import command
-from dino_core.evaluation import attention, knn
+from dino_core.evaluation import (
+    attention,
+    knn,
+    linear,
+    objects,
+    retrieval,
+    saliency,
+    unlabeled,
+    video,
+)
+from dino_core.evaluation.corruptions import STRENGTHS
 from dino_core.evaluation.passes import Passing
 from dino_core.files import write_json
 from dino_core.gallery.progress import bars, silent
@@ -57,13 +70,19 @@ class Common:
 
 
 @dataclass
-class Knn(Common):
-    """k-NN accuracy: how well classes can be read off an image's neighbors."""
+class Labeled(Common):
+    """What protocols with classes take."""
 
     train: str = tyro.MISSING
-    """Labeled images that vote: class folders, a table with a column `label`, a .tar, `scenes`."""
+    """Labeled images: class folders, a table with a column `label`, a .tar, `scenes`."""
     test: str = tyro.MISSING
     """Labeled images to be told."""
+
+
+@dataclass
+class Knn(Labeled):
+    """k-NN accuracy: how well classes can be read off an image's neighbors."""
+
     ks: tuple[int, ...] = knn.KS
     """Numbers of neighbors to try; the best is reported."""
     temperature: float = knn.TEMPERATURE
@@ -80,19 +99,59 @@ class Knn(Common):
 
 
 @dataclass
-class Attention(Common):
-    """Attention as segmentation: mean IoU of the best head per object, 60 % of the mass kept."""
+class Linear(Labeled):
+    """Linear accuracy: a sweep of linear layers, trained at once on frozen features."""
+
+    n_blocks: tuple[int, ...] | None = None
+    """Last blocks whose class tokens are seen; several are tried. As published if not given."""
+    avgpool: linear.Pooling | None = None
+    """Whether the mean patch token is seen too: no, yes, or both are tried."""
+    rates: tuple[float, ...] = linear.RATES
+    """Learning rates, for a batch of 256."""
+    epochs: int = linear.EPOCHS
+    """Times that every training image is seen."""
+    batch: int | None = None
+    """Images a step; by default the published 1,024, or fewer where images are few."""
+    views: int = 0
+    """Random crops of each training image beside the center one; as many passes more."""
+    standardize: bool = True
+    """Let layers learn from features of mean 0 and deviation 1."""
+    as_published: bool = False
+    """One rate, raw features, new crops in each epoch, the best epoch on test."""
+    weights: Path | None = None
+    """Evaluate this linear layer (published .pth or .safetensors) instead of training one."""
+    save: Path | None = None
+    """Where to save the layer that was judged."""
+
+    def run(self, model: Model, passing: Passing) -> linear.LinearResult:
+        return linear.evaluate(
+            model, open_source(self.train), open_source(self.test), n_blocks=self.n_blocks,
+            avgpool=self.avgpool, rates=self.rates, epochs=self.epochs, batch=self.batch,
+            views=self.views, standardize=self.standardize, as_published=self.as_published,
+            weights=self.weights, save=self.save, random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Masked(Common):
+    """What protocols with masks take."""
 
     data: str = tyro.MISSING
     """Images: a folder, a table with a path column, a .tar, or `scenes`."""
     masks: Path | None = None
     """Folder of mask files, named as the images; without, the data's own (as `scenes` have)."""
+    size: int | None = None
+    """Short side in pixels; by default the lens's."""
+
+
+@dataclass
+class Attention(Masked):
+    """Attention as segmentation: mean IoU of the best head per object, 60 % of the mass kept."""
+
     keep: float = 0.6
     """Share of a head's attention that makes its mask."""
     layer: int = -1
     """Which block's heads; -1 is the last."""
-    size: int | None = None
-    """Short side in pixels; by default the lens's."""
 
     def run(self, model: Model, passing: Passing) -> attention.AttentionResult:
         return attention.evaluate(
@@ -101,7 +160,132 @@ class Attention(Common):
         )  # fmt: skip
 
 
-PROTOCOLS: dict[str, Callable[..., Any]] = {"knn": Knn, "attention": Attention}
+@dataclass
+class Cut(Masked):
+    """What protocols that cut objects out without labels take."""
+
+    tau: float = 0.2
+    """Cosine from which two patches are joined."""
+    as_published: bool = False
+    """Every image at its own size, keys never centered."""
+
+
+@dataclass
+class Objects(Cut):
+    """TokenCut masks: IoU with the objects, and CorLoc of the box."""
+
+    def run(self, model: Model, passing: Passing) -> objects.ObjectsResult:
+        return objects.evaluate(
+            model, open_source(self.data), self.masks, size=self.size, tau=self.tau,
+            as_published=self.as_published, random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Saliency(Cut):
+    """Saliency: max F-beta, IoU and accuracy of a soft map against the foreground."""
+
+    map: saliency.Map = "eigenvector"
+    """cut (the published mask), eigenvector, or attention (mean of the heads)."""
+
+    def run(self, model: Model, passing: Passing) -> saliency.SaliencyResult:
+        return saliency.evaluate(
+            model, open_source(self.data), self.masks, map=self.map, size=self.size, tau=self.tau,
+            as_published=self.as_published, random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Video(Common):
+    """Video segmentation: objects of the first frame followed by the likeness of patches."""
+
+    data: Path = tyro.MISSING
+    """A folder laid out as DAVIS: JPEGImages/ and Annotations/."""
+    size: int = video.SIZE
+    """Short side in pixels."""
+    frames: int = 7
+    """Last frames in the context, beside the first."""
+    radius: int = 12
+    """Patches each way that a label may come from; 0 for any."""
+    topk: int = 5
+    """Patches of the context that a patch takes its label from."""
+    temperature: float = 0.1
+    """Affinity is exp(cosine / temperature)."""
+    videos: tuple[str, ...] | None = None
+    """These videos alone."""
+    as_published: bool = False
+    """Repeat what the published code does by mistake."""
+    out: Path | None = None
+    """Folder for the masks found, as palette PNGs."""
+
+    def run(self, model: Model, passing: Passing) -> video.VideoResult:
+        return video.evaluate(
+            model, self.data, size=self.size, frames=self.frames, radius=self.radius,
+            topk=self.topk, temperature=self.temperature, videos=self.videos,
+            as_published=self.as_published, out=self.out, random_init=self.random_init,
+            passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Retrieval(Common):
+    """Image retrieval: mAP easy, medium and hard on revisited Oxford, Paris, or your own."""
+
+    data: str = tyro.MISSING
+    """Folder of the images, queries among them."""
+    ground_truth: Path | None = None
+    """gnd_NAME.pkl (read as data, never unpickled) or .json; by default the one beside them."""
+    size: int | None = None
+    """Longer side in pixels; as published for Oxford (224) and Paris (512) if not given."""
+    multiscale: bool | None = None
+    """Mean of three scales; as published if not given."""
+    as_published: bool = False
+    """Ask with whole images instead of their boxes, divide by the norm of the batch."""
+
+    def run(self, model: Model, passing: Passing) -> retrieval.RetrievalResult:
+        return retrieval.evaluate(
+            model, open_source(self.data), self.ground_truth, size=self.size,
+            multiscale=self.multiscale, as_published=self.as_published,
+            random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Measures(Common):
+    """Without labels: RankMe, alignment, uniformity, shared neighbors, robustness."""
+
+    data: str = tyro.MISSING
+    """Images: a folder, a table with a path column, a .tar, or `scenes`."""
+    other: tuple[str, ...] = ()
+    """More models, to count the neighbors that they share."""
+    corruptions: tuple[str, ...] = tuple(STRENGTHS)
+    """What is done to the images; each at every severity is a pass over them."""
+    severities: tuple[int, ...] = unlabeled.SEVERITIES
+    """How strongly, of 1 to 5."""
+    k: int = 10
+    """Neighbors that are compared."""
+    views: int = 2
+    """Augmented views of each image, for alignment."""
+
+    def run(self, model: Model, passing: Passing) -> unlabeled.UnlabeledResult:
+        return unlabeled.evaluate(
+            model, open_source(self.data),
+            other=[load_model(spec, device=str(model.device)) for spec in self.other],
+            corruptions=self.corruptions, severities=self.severities, k=self.k, views=self.views,
+            random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+PROTOCOLS: dict[str, Callable[..., Any]] = {
+    "knn": Knn,
+    "linear": Linear,
+    "attention": Attention,
+    "objects": Objects,
+    "saliency": Saliency,
+    "video": Video,
+    "retrieval": Retrieval,
+    "measures": Measures,
+}
 
 
 @command

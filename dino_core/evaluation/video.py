@@ -176,7 +176,7 @@ def evaluate(
     as_published: bool = False,
     out: Path | None = None,
     random_init: bool = True,
-    passing: Passing = Passing(),  # noqa: B008  # frozen
+    passing: Passing = Passing(),
 ) -> VideoResult:
     """Follow the objects of the first frames through the videos of `data`, a folder as DAVIS's.
 

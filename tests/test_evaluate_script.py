@@ -1,0 +1,137 @@
+"""scripts/evaluate.py: every protocol from the command line, on images that draw themselves."""
+
+import importlib.util
+import inspect
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dino_core.data import open_source
+from dino_core.models import ModelInfo, create_backbone, save_weights
+
+TINY = ModelInfo(
+    architecture="vit_tiny_patch16_224",
+    patch_size=8,
+    image_size=32,
+    options={"depth": 2, "embed_dim": 24, "num_heads": 2},
+)
+SCENES = "scenes:24"
+COMMON = {"model", "json", "random_init", "features", "batch_size", "workers", "device"}
+
+
+@pytest.fixture(scope="module")
+def script(repository: Path) -> Any:
+    path = repository / "scripts" / "evaluate.py"
+    specification = importlib.util.spec_from_file_location("evaluate_script", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["evaluate_script"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_weights(path, TINY, create_backbone(TINY).vit.state_dict())
+    return path
+
+
+@pytest.fixture
+def run(script: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs it with these words; returns what it saved."""
+
+    def run(protocol: str, *words: Any) -> Any:
+        saved = tmp_path / f"{protocol}.json"
+        line = ["evaluate.py", protocol, "--model", weights, "--json", saved, *words]
+        line += ["--features", tmp_path / "features", "--workers", 0]
+        monkeypatch.setattr(sys, "argv", list(map(str, line)))
+        script.main()
+        return json.loads(saved.read_text(encoding="utf-8"))
+
+    return run
+
+
+def written(folder: Path, count: int) -> Path:
+    """Generated scenes as files."""
+    folder.mkdir(parents=True)
+    source = open_source(f"scenes:{count}")
+    for i in range(count):
+        Image.fromarray(source.image(i)).resize((96, 64)).save(folder / f"{i:05d}.jpg")
+    return folder
+
+
+def davis(root: Path) -> Path:
+    """Two videos of a bright square that moves."""
+    for name in ("one", "two"):
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind / "480p" / name).mkdir(parents=True)
+        for frame in range(4):
+            image = np.full((64, 96, 3), 40, np.uint8)
+            image[20:44, 10 + 6 * frame : 34 + 6 * frame] = 220
+            mask = np.where(image[..., 0] == 220, 255, 0).astype(np.uint8)
+            Image.fromarray(image).save(root / f"JPEGImages/480p/{name}/{frame:05d}.jpg")
+            Image.fromarray(mask).save(root / f"Annotations/480p/{name}/{frame:05d}.png")
+    return root
+
+
+def oxford(root: Path) -> Path:
+    """Eight images, two of them asked about."""
+    written(root, 8)
+    truth = {
+        "imlist": [f"{i:05d}" for i in range(2, 8)],
+        "qimlist": ["00000", "00001"],
+        "gnd": [
+            {"bbx": [4, 4, 80, 60], "easy": [0, 1], "hard": [2], "junk": [5]},
+            {"bbx": [0, 0, 96, 64], "easy": [3], "hard": [], "junk": []},
+        ],
+    }
+    (root / "gnd_small.json").write_text(json.dumps(truth))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words", "figures"),
+    [
+        ("knn", ["--train", SCENES, "--test", "scenes:100-112"], ["top1", "top5"]),
+        ("linear", ["--train", SCENES, "--test", "scenes:100-112", "--epochs", 3], ["top1"]),
+        ("attention", ["--data", SCENES, "--size", 64], ["jaccard"]),
+        ("objects", ["--data", SCENES, "--size", 64], ["jaccard", "corloc"]),
+        ("saliency", ["--data", SCENES, "--size", 64], ["max_f", "iou", "accuracy"]),
+        ("video", ["--data", davis, "--size", 64], ["j_mean", "f_mean", "jf_mean"]),
+        ("retrieval", ["--data", oxford, "--size", 96], ["map_medium", "mp1_medium"]),
+        ("measures", ["--data", SCENES, "--corruptions", "contrast"], ["rankme", "uniformity"]),
+    ],
+)
+def test_a_protocol_runs_saves_and_goes_on(
+    run: Any, tmp_path: Path, capsys: Any, protocol: str, words: Any, figures: list[str]
+) -> None:
+    words = [word(tmp_path / "data") if callable(word) else word for word in words]
+    saved = run(protocol, *words)
+    table = capsys.readouterr().out
+    assert saved["protocol"] == protocol and "untrained" in table
+    assert saved["model_hash"] != saved["random_init"]["model_hash"]
+    for name in figures:
+        assert np.isfinite(saved[name]) and np.isfinite(saved["random_init"][name])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
+    assert run(protocol, *words) == saved
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is computed twice"
+
+
+def test_every_setting_of_a_protocol_is_a_flag(script: Any) -> None:
+    modules = {"measures": script.unlabeled}
+    for name, kind in script.PROTOCOLS.items():
+        module = modules.get(name) or getattr(script, name.replace("-", "_"))
+        settings = set(inspect.signature(module.evaluate).parameters)
+        settings -= {"model", "source", "passing", "random_init", "seed"}
+        flags = {one.name for one in fields(kind)} - COMMON - {"data"}
+        assert flags >= settings - {"data"}, f"{name}: {settings - flags}"
