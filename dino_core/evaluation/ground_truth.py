@@ -120,7 +120,7 @@ def places_of(wanted: Sequence[str], ids: Sequence[str], where: str) -> list[int
     places = by_tail(ids)
     found: list[int | None] = []
     for name in wanted:
-        fits = places.get(name) or places.get(PurePosixPath(name).with_suffix("").as_posix(), [])
+        fits = places.get(name, [])
         if len(fits) > 1:
             raise UserError(
                 f"{where}: {name} may be {ids[fits[0]]} or {ids[fits[1]]}; name the folder that "

@@ -36,6 +36,7 @@ from dino_core.evaluation.ground_truth import (
     places_of,
     read_ground_truth,
 )
+from dino_core.evaluation.masks import left_out
 from dino_core.evaluation.passes import Look, Passing, features
 from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
@@ -131,7 +132,7 @@ def evaluate(
     multiscale: bool | None = None,
     as_published: bool = False,
     random_init: bool = True,
-    passing: Passing = Passing(),  # noqa: B008 (frozen)
+    passing: Passing = Passing(),
 ) -> RetrievalResult:
     """Ask `source`'s images for what each query of the ground truth shows.
 
@@ -256,7 +257,7 @@ class _Benchmark:
                 [entry.box if boxes else None for entry in entries],
             ),
             entries,
-            _left_out(missing, "not there"),
+            left_out(missing, "is not there", "are not there"),
         )
 
 
@@ -351,7 +352,7 @@ def _figures(model: Model, asked: _Benchmark, look: Look, passing: Passing) -> d
         "queries": len(queries.rows),
         "images": len(database.rows),
         "answers": answers,
-        "notes": asked.notes + _left_out(bad, "unreadable"),
+        "notes": asked.notes + left_out(bad, "cannot be read", "cannot be read"),
     }
 
 
@@ -405,12 +406,3 @@ def _percent(share: float | None) -> float | None:
 
 def _told(percent: float | None, width: int) -> str:
     return f"{'-' if percent is None else f'{percent:.2f}':>{width}}"
-
-
-def _left_out(names: Sequence[str], why: str) -> list[str]:
-    """`3 images are not there and left out: a.jpg, b.jpg, c.jpg`; no sentence without names."""
-    if not names:
-        return []
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    what = "1 image is" if len(names) == 1 else f"{len(names):,} images are"
-    return [f"{what} {why} and left out: {shown}"]

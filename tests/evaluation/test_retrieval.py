@@ -222,8 +222,8 @@ def test_missing_and_unreadable_images_are_left_out_and_named(model, benchmark, 
     result = evaluate(model, open_source(folder), size=SIZE, random_init=False)
     assert (result.queries, result.images) == (2, 10)
     assert result.notes == [
-        "1 image is not there and left out: query_2",
-        "1 image is unreadable and left out: jpg/hard_1.png",
+        "1 image is not there and is left out: query_2",
+        "1 image cannot be read and is left out: jpg/hard_1.png",
     ]
     # an image that cannot be read is not looked for
     assert [one.ap_hard for one in result.answers] == [None, None]
