@@ -3,6 +3,8 @@
 import importlib.util
 import inspect
 import json
+import os
+import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -125,6 +127,31 @@ def test_a_protocol_runs_saves_and_goes_on(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
     assert run(protocol, *words) == saved
     assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is computed twice"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kept", [True, False])
+def test_two_processes_find_what_one_finds(
+    run: Any, repository: Path, weights: Path, tmp_path: Path, kept: bool
+) -> None:
+    """Features of each image, and figures of each: both kinds of passes."""
+    for protocol, words in (
+        ("knn", ["--train", SCENES, "--test", "scenes:100-112"]),
+        ("attention", ["--data", SCENES, "--size", "64"]),
+    ):
+        alone, saved = run(protocol, *words), tmp_path / f"{protocol}-two.json"
+        line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+        line += [str(repository / "scripts" / "evaluate.py"), protocol, *words]
+        line += ["--model", str(weights), "--json", str(saved), "--workers", "0"]
+        line += ["--features", str(tmp_path / "shared") if kept else "None"]
+        temporary = tmp_path / "temporary"
+        temporary.mkdir(exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("untrained") == 1, "the first process alone speaks"
+        assert json.loads(saved.read_text(encoding="utf-8")) == alone
+        assert not list(temporary.glob("dino-pass-*"))
 
 
 def test_every_setting_of_a_protocol_is_a_flag(script: Any) -> None:

@@ -67,6 +67,7 @@ PLAN = "pass.json"
 FACTS = "images.jsonl"
 LOCK = ".computing.lock"
 ITEMS = "items-{}.jsonl"
+READ = "read-{}"  # by that process, where the folder goes afterwards
 PAUSE = 0.2  # seconds between two looks at what the other processes have done
 DIGITS = 12  # of a digest, in a folder's name
 
@@ -313,9 +314,20 @@ def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
         )
     try:
         yield folder
+        if passing.keep is None and passing.agree is not None:
+            _wait_for_readers(folder)
     finally:
         if ours:
             shutil.rmtree(root, ignore_errors=True)
+
+
+def _wait_for_readers(folder: Path) -> None:
+    """The first process takes a folder away that is not kept, but not from under the others."""
+    if not distributed.is_main():
+        (folder / READ.format(distributed.rank())).touch()
+        return
+    while len(list(folder.glob(READ.format("*")))) < distributed.world_size() - 1:
+        time.sleep(PAUSE)
 
 
 def _plan(folder: Path) -> Any:
