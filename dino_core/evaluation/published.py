@@ -1,0 +1,182 @@
+"""The figures that were published with DINO, and on which data they were measured.
+
+    for one in published("knn"):
+        one.model, one.data, one.figures["top1"], one.source
+    recognized("knn", result.as_dict())     # "ImageNet", or None: then no published figure is near
+
+Figures bear the names, and are on the scale, of the fields of our results: shares of images in
+percent, overlaps from 0 to 1. A figure may stand beside one of ours only where ours was measured on
+the same images, so data sets are recognized by how much of everything they have.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PAPER = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv:2104.14294"
+README = "README of the published code, facebookresearch/dino, at 7c446df"
+
+IMAGENET, VOC, DAVIS = "ImageNet", "VOC 2012", "DAVIS 2017"
+OXFORD, PARIS, COPYDAYS = "revisited Oxford", "revisited Paris", "Copydays, strong copies"
+TIMM_NAMES = {  # of architectures that figures were published for, without what follows a dot
+    "vit_small_patch16_224": "ViT-S/16",
+    "vit_small_patch8_224": "ViT-S/8",
+    "vit_base_patch16_224": "ViT-B/16",
+    "vit_base_patch8_224": "ViT-B/8",
+    "resnet50": "ResNet-50",
+    "xcit_small_12_p16_224": "XCiT-S-12/16",
+    "xcit_small_12_p8_224": "XCiT-S-12/8",
+    "xcit_medium_24_p16_224": "XCiT-M-24/16",
+    "xcit_medium_24_p8_224": "XCiT-M-24/8",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one model reached under one protocol."""
+
+    protocol: str  # as `scripts/evaluate.py` calls it
+    architecture: str  # "ViT-S/16"
+    training: str  # "DINO", "supervised", "not trained", and what else matters
+    data: str  # that it was judged on
+    figures: Mapping[str, float]  # by the names of our results, on their scale
+    source: str
+
+    @property
+    def model(self) -> str:
+        """Architecture and training as one name."""
+        return f"{self.architecture}, {self.training}"
+
+
+def published(protocol: str, data: str | None = None) -> list[Published]:
+    """All figures of a protocol, of one data set where it is named."""
+    return [
+        one for one in FIGURES if one.protocol == protocol and (data is None or one.data == data)
+    ]
+
+
+def architecture_named(timm_name: str) -> str | None:
+    """The published name of a `ModelInfo.architecture`; None where no figure was published for it.
+
+    The name alone decides: a model whose `options` or patch size differ from it is another one.
+    """
+    return TIMM_NAMES.get(timm_name.partition(".")[0])
+
+
+def recognized(protocol: str, result: Mapping[str, Any]) -> str | None:
+    """The published data set that a result, as `as_dict` gives it, was measured on, if any.
+
+    By numbers of images, classes, objects and queries, of which a chance agreement is not to be
+    feared; a copy that lacks a single image is not recognized.
+    """
+    for data, wanted in KNOWN_BY.get(protocol, ()):
+        if all(_amount(result, name) == value for name, value in wanted.items()):
+            return data
+    return None
+
+
+def _amount(result: Mapping[str, Any], name: str) -> Any:
+    """A field, or how many it holds where it is a table or a list."""
+    value = result.get(name)
+    return len(value) if isinstance(value, Mapping | list) else value
+
+
+KNOWN_BY: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
+    "knn": ((IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),),
+    "linear": ((IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),),
+    "attention": ((VOC, {"images": 1449}),),  # of the segmentation's validation set
+    "video": ((DAVIS, {"videos": 30, "objects": 61}),),  # validation
+    "retrieval": (
+        (OXFORD, {"ground_truth": "roxford5k", "queries": 70, "images": 4993}),
+        (PARIS, {"ground_truth": "rparis6k", "queries": 70, "images": 6322}),
+    ),
+    # 157 originals among 10,000 distractors
+    "copies": ((COPYDAYS, {"matched_by": "Copydays", "queries": 229, "images": 10_157}),),
+}
+
+
+def _imagenet() -> list[Published]:
+    """Top-1 in percent: k-NN and linear."""
+    rows = [
+        ("ViT-S/16", "DINO", 74.5, 77.0),
+        ("ViT-S/8", "DINO", 78.3, 79.7),
+        ("ViT-B/16", "DINO", 76.1, 78.2),
+        ("ViT-B/8", "DINO", 77.4, 80.1),
+        ("ResNet-50", "DINO", 67.5, 75.3),
+        ("XCiT-S-12/16", "DINO", 76.0, 77.8),
+        ("XCiT-S-12/8", "DINO", 77.1, 79.2),
+        ("XCiT-M-24/16", "DINO", 76.4, 78.8),
+        ("XCiT-M-24/8", "DINO", 77.9, 80.3),
+        ("ViT-S/16", "DINO, 100 epochs, 8 GPUs", 69.3, 74.0),
+        ("ViT-S/16", "DINO, 300 epochs, 16 GPUs", 73.3, 76.0),
+    ]
+    return [
+        Published(protocol, architecture, training, IMAGENET, {"top1": top1}, README)
+        for protocol, place in (("knn", 0), ("linear", 1))
+        for architecture, training, *both in rows
+        for top1 in (both[place],)
+    ]
+
+
+def _attention() -> list[Published]:
+    """Mean overlap of the best head with each object."""
+    rows = [
+        ("ViT-S/16", "DINO", 0.459), ("ViT-S/16", "supervised", 0.273), ("ViT-S/16", "not trained", 0.220),
+        ("ViT-S/8", "DINO", 0.447), ("ViT-S/8", "supervised", 0.237), ("ViT-S/8", "not trained", 0.218),
+    ]  # fmt: skip
+    return [
+        Published("attention", architecture, training, VOC, {"jaccard": iou}, f"{PAPER}, figure 4")
+        for architecture, training, iou in rows
+    ]
+
+
+def _video() -> list[Published]:
+    """Mean of J and F, and each."""
+    rows = [
+        ("ViT-S/16", 0.618, 0.602, 0.634), ("ViT-S/8", 0.699, 0.666, 0.731),
+        ("ViT-B/16", 0.623, 0.607, 0.639), ("ViT-B/8", 0.714, 0.679, 0.749),
+    ]  # fmt: skip
+    names = ("jf_mean", "j_mean", "f_mean")
+    return [
+        Published(
+            "video", architecture, "DINO", DAVIS, dict(zip(names, figures, strict=True)),
+            f"{PAPER}, table 5",
+        )
+        for architecture, *figures in rows
+    ]  # fmt: skip
+
+
+def _retrieval() -> list[Published]:
+    """mAP in percent, medium and hard."""
+    rows = [
+        ("ViT-S/16", "DINO on ImageNet", (41.8, 13.7), (63.1, 34.4)),
+        ("ViT-S/16", "DINO on Google Landmarks v2", (51.5, 24.3), (75.3, 51.6)),
+        ("ResNet-50", "DINO on ImageNet", (35.4, 11.1), (55.9, 27.5)),
+        ("ViT-S/16", "supervised on ImageNet", (33.5, 8.9), (63.0, 37.2)),
+        ("ResNet-101 with R-MAC", "supervised on ImageNet", (49.8, 18.5), (74.0, 52.1)),
+    ]
+    return [
+        Published(
+            "retrieval", architecture, training, data,
+            {"map_medium": figures[0], "map_hard": figures[1]}, f"{PAPER}, table 3",
+        )
+        for architecture, training, *both in rows
+        for data, figures in zip((OXFORD, PARIS), both, strict=True)
+    ]  # fmt: skip
+
+
+def _copies() -> list[Published]:
+    """mAP in percent, whitened, among 10,000 distractors."""
+    rows = [
+        ("ViT-B/16", "DINO, 224 px", 81.7),
+        ("ViT-B/8", "DINO, 320 px", 85.5),
+        ("ViT-B/16", "supervised, 224 px", 76.4),
+        ("ResNet-50", "MultiGrain, 800 px", 82.5),
+    ]
+    return [
+        Published("copies", architecture, training, COPYDAYS, {"map": figure}, f"{PAPER}, table 4")
+        for architecture, training, figure in rows
+    ]
+
+
+FIGURES = (*_imagenet(), *_attention(), *_video(), *_retrieval(), *_copies())
