@@ -33,9 +33,13 @@ from dino_core.data import open_source
 from dino_core.errors import command
 from dino_core.evaluation import (
     attention,
+    attentive,
+    copies,
     knn,
     linear,
+    low_shot,
     objects,
+    report,
     retrieval,
     saliency,
     unlabeled,
@@ -129,6 +133,50 @@ class Linear(Labeled):
             avgpool=self.avgpool, rates=self.rates, epochs=self.epochs, batch=self.batch,
             views=self.views, standardize=self.standardize, as_published=self.as_published,
             weights=self.weights, save=self.save, random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class LowShot(Labeled):
+    """Low-shot accuracy: a linear layer and a k-NN vote that know few labels, drawn repeatedly."""
+
+    shares: tuple[float, ...] = low_shot.SHARES
+    """Shares of the labels of each class."""
+    per_class: tuple[int, ...] = low_shot.PER_CLASS
+    """Labels of each class."""
+    repeats: int = low_shot.REPEATS
+    """Draws of labels; mean and deviation over them are told."""
+    k: int = low_shot.K
+    """Neighbors that vote."""
+    strength: float = low_shot.STRENGTH
+    """Of the fit of the linear layer: the inverse of its penalty."""
+
+    def run(self, model: Model, passing: Passing) -> low_shot.LowShotResult:
+        return low_shot.evaluate(
+            model, open_source(self.train), open_source(self.test), shares=self.shares,
+            per_class=self.per_class, repeats=self.repeats, k=self.k, strength=self.strength,
+            random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
+class Attentive(Labeled):
+    """Attentive probe: one learned query over frozen patch tokens, then a linear layer."""
+
+    rates: tuple[float, ...] = attentive.RATES
+    """Learning rates to try."""
+    epochs: int = attentive.EPOCHS
+    """Times that every training image is seen."""
+    batch: int | None = None
+    """Images a step; by default chosen by how many there are."""
+    most_gigabytes: float = attentive.MOST_GIGABYTES
+    """Room that the patch tokens of all images may take."""
+
+    def run(self, model: Model, passing: Passing) -> attentive.AttentiveResult:
+        return attentive.evaluate(
+            model, open_source(self.train), open_source(self.test), rates=self.rates,
+            epochs=self.epochs, batch=self.batch, most_gigabytes=self.most_gigabytes,
+            random_init=self.random_init, passing=passing,
         )  # fmt: skip
 
 
@@ -251,6 +299,36 @@ class Retrieval(Common):
 
 
 @dataclass
+class Copies(Common):
+    """Copy detection: mAP of finding the original of each copy, as on Copydays."""
+
+    data: Path = tyro.MISSING
+    """Folder with `originals` and `copies` (or `original` and `strong`, as Copydays has them)."""
+    pairs: Path | None = None
+    """CSV with the columns copy and original; without, names tell what belongs together."""
+    distractors: str | None = None
+    """Images to be searched as well, which nothing is a copy of."""
+    whitening: str | None = None
+    """Images that whitening is learned from; without, features are not whitened."""
+    whitening_dim: int | None = None
+    """Axes that whitening keeps; by default as many as these images span."""
+    size: int = copies.SIZE
+    """Pixels a side."""
+    as_published: bool = False
+    """Whiten by the covariance of features that are not centered."""
+
+    def run(self, model: Model, passing: Passing) -> copies.CopiesResult:
+        originals, found = copies.open_pairs(self.data)
+        return copies.evaluate(
+            model, originals, found, pairs=self.pairs,
+            distractors=None if self.distractors is None else open_source(self.distractors),
+            whitening=None if self.whitening is None else open_source(self.whitening),
+            whitening_dim=self.whitening_dim, size=self.size, as_published=self.as_published,
+            random_init=self.random_init, passing=passing,
+        )  # fmt: skip
+
+
+@dataclass
 class Measures(Common):
     """Without labels: RankMe, alignment, uniformity, shared neighbors, robustness."""
 
@@ -279,20 +357,38 @@ class Measures(Common):
 PROTOCOLS: dict[str, Callable[..., Any]] = {
     "knn": Knn,
     "linear": Linear,
+    "low-shot": LowShot,
+    "attentive": Attentive,
     "attention": Attention,
     "objects": Objects,
     "saliency": Saliency,
     "video": Video,
     "retrieval": Retrieval,
+    "copies": Copies,
     "measures": Measures,
 }
+
+
+@dataclass
+class Report:
+    """Saved figures of any models and protocols as one table and one page with pictures."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """What protocols saved by --json."""
+    out: Path = Path("report.html")
+    """Where the page goes; it needs no other file."""
+    device: str = "auto"
+    """Where models run for pictures of masks."""
 
 
 @command
 def main() -> None:
     args = tyro.extras.subcommand_cli_from_dict(
-        PROTOCOLS, description=__doc__, console_outputs=distributed.is_main()
+        PROTOCOLS | {"report": Report}, description=__doc__, console_outputs=distributed.is_main()
     )
+    if isinstance(args, Report):
+        _report(args)
+        return
     model = load_model(args.model, device=str(own_device(device_of(args.device))))
     cpu = device_of("cpu")  # what the processes tell each other is small
     with process_group(cpu, "evaluation"), bars() as progress:
@@ -310,6 +406,12 @@ def main() -> None:
         if args.json is not None:
             name = next(name for name, kind in PROTOCOLS.items() if type(args) is kind)
             write_json(args.json, {"protocol": name} | result.as_dict())
+
+
+def _report(args: Report) -> None:
+    print(report.table(args.files))
+    with bars() as progress:
+        print(report.build(args.files, args.out, device=args.device, progress=progress))
 
 
 if __name__ == "__main__":

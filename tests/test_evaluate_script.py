@@ -101,16 +101,28 @@ def oxford(root: Path) -> Path:
     return root
 
 
+def copydays(root: Path) -> Path:
+    """Six images and a piece of each."""
+    originals = written(root / "originals", 6)
+    (root / "copies").mkdir()
+    for path in originals.iterdir():
+        Image.open(path).crop((0, 0, 70, 50)).save(root / "copies" / f"{path.stem}-crop.jpg")
+    return root
+
+
 @pytest.mark.parametrize(
     ("protocol", "words", "figures"),
     [
         ("knn", ["--train", SCENES, "--test", "scenes:100-112"], ["top1", "top5"]),
         ("linear", ["--train", SCENES, "--test", "scenes:100-112", "--epochs", 3], ["top1"]),
+        ("low-shot", ["--train", SCENES, "--test", "scenes:100-112", "--repeats", 2], []),
+        ("attentive", ["--train", SCENES, "--test", "scenes:100-112", "--epochs", 2], ["top1"]),
         ("attention", ["--data", SCENES, "--size", 64], ["jaccard"]),
         ("objects", ["--data", SCENES, "--size", 64], ["jaccard", "corloc"]),
         ("saliency", ["--data", SCENES, "--size", 64], ["max_f", "iou", "accuracy"]),
         ("video", ["--data", davis, "--size", 64], ["j_mean", "f_mean", "jf_mean"]),
         ("retrieval", ["--data", oxford, "--size", 96], ["map_medium", "mp1_medium"]),
+        ("copies", ["--data", copydays, "--size", 64], ["map", "top1"]),
         ("measures", ["--data", SCENES, "--corruptions", "contrast"], ["rankme", "uniformity"]),
     ],
 )
@@ -127,6 +139,20 @@ def test_a_protocol_runs_saves_and_goes_on(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
     assert run(protocol, *words) == saved
     assert before == {path: path.stat().st_mtime_ns for path in before}, "nothing is computed twice"
+
+
+def test_a_report_of_what_was_saved(run: Any, script: Any, tmp_path: Path, capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run("knn", "--train", SCENES, "--test", "scenes:100-112")
+    run("attention", "--data", SCENES, "--size", 64)
+    files = [str(tmp_path / f"{protocol}.json") for protocol in ("knn", "attention")]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "report", *files, "--out", "page.html"])
+    monkeypatch.chdir(tmp_path)
+    script.main()
+    told, page = capsys.readouterr().out, (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert told.rstrip().endswith("page.html") and "top-1" in told.lower()
+    assert "data:image/jpeg;base64," in page and 'src="http' not in page
 
 
 @pytest.mark.soak
@@ -160,5 +186,6 @@ def test_every_setting_of_a_protocol_is_a_flag(script: Any) -> None:
         module = modules.get(name) or getattr(script, name.replace("-", "_"))
         settings = set(inspect.signature(module.evaluate).parameters)
         settings -= {"model", "source", "passing", "random_init", "seed"}
+        settings -= {"originals", "copies"}  # both lie in `data`
         flags = {one.name for one in fields(kind)} - COMMON - {"data"}
         assert flags >= settings - {"data"}, f"{name}: {settings - flags}"
