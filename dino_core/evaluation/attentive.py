@@ -47,7 +47,7 @@ from dino_core.measures.knn import UNLABELED, ranking_accuracy
 from dino_core.models import Backbone, Model, has_patches, untrained
 from dino_core.rng import permutation, torch_seed
 
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 EPOCHS = 30
 MOST_GIGABYTES = 16.0
 EVALUATED_AT_ONCE = 256  # images
