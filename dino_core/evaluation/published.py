@@ -121,9 +121,13 @@ def _imagenet() -> list[Published]:
 def _attention() -> list[Published]:
     """Mean overlap of the best head with each object."""
     rows = [
-        ("ViT-S/16", "DINO", 0.459), ("ViT-S/16", "supervised", 0.273), ("ViT-S/16", "not trained", 0.220),
-        ("ViT-S/8", "DINO", 0.447), ("ViT-S/8", "supervised", 0.237), ("ViT-S/8", "not trained", 0.218),
-    ]  # fmt: skip
+        ("ViT-S/16", "DINO", 0.459),
+        ("ViT-S/16", "supervised", 0.273),
+        ("ViT-S/16", "not trained", 0.220),
+        ("ViT-S/8", "DINO", 0.447),
+        ("ViT-S/8", "supervised", 0.237),
+        ("ViT-S/8", "not trained", 0.218),
+    ]
     return [
         Published("attention", architecture, training, VOC, {"jaccard": iou}, f"{PAPER}, figure 4")
         for architecture, training, iou in rows

@@ -42,7 +42,7 @@ from dino_core.files import read_json, whole_file
 from dino_core.gallery.images import source_hash
 from dino_core.gallery.progress import Progress, silent
 from dino_core.lenses.attention import look, mass_mask, resized
-from dino_core.lenses.objects import object_mask
+from dino_core.lenses.objects import TAU, ObjectMask, object_mask
 from dino_core.lenses.render import nearest, outline, relative
 from dino_core.lenses.tokens import read_tokens
 from dino_core.models import Model, load_model
@@ -55,6 +55,7 @@ MOST_FAILURES = 8  # queries or copies that found least
 THUMB_SIDE, MASK_SIDE, QUALITY = 88, 300, 80  # pixels, and of JPEG
 FOUND, TRUE = (129, 140, 248), (255, 214, 10)  # colors: what a model covers, an object's outline
 TINT, SHADE = 0.28, 0.38  # how much of FOUND lies inside, and how much light is left outside
+MASK_LEGEND = "Bright and tinted: what the model covers. Yellow line: the objects."
 FROM_AFAR = ("hf:", "torchvision:")  # opened, these might begin to download
 BASELINES = {"random_init": "untrained", "pixels": "raw pixels"}
 
@@ -449,6 +450,11 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
+def _whole(value: Any) -> int | None:
+    """A whole number, and nothing else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _at(values: Any, path: Sequence[str]) -> Any:
     for name in path:
         values = values.get(name) if isinstance(values, Mapping) else None
@@ -514,9 +520,11 @@ def build(
 ) -> Path:
     """Write the page of all `files` to `out`, whole or not at all, and return `out`.
 
-    `device`: where models run for pictures of masks. Raises `UserError` for no files, and for one
-    that is missing or holds no figures.
+    `device`: where models run for pictures of masks. Raises `UserError` for no files, for one that
+    is missing or holds no figures, and where `out` is one of them.
     """
+    if Path(out).resolve() in {Path(path).resolve() for path in files}:
+        raise UserError(f"{out}: holds figures that the report is made of; name another file")
     board = _board(_read(files))
     cards = sum(len(group.results) for group in board.groups)
     pictures = Pictures(PICTURES // max(cards, 1), device)
@@ -921,7 +929,18 @@ def _classes(result: Result, allowance: Allowance) -> list[str]:
     twin = _numbers(_at(result.values, ("random_init", "per_class")))
     bars = [Bar(name, own[name], twin.get(name)) for name in sorted(own, key=lambda n: -own[n])]
     what = "Line: the untrained twin." if twin else ""
-    return [shown if pairs else "", _bars("Each class, top-1 in %", bars, what)]
+    return [shown if pairs else "", _by_k(result), _bars("Each class, top-1 in %", bars, what)]
+
+
+def _by_k(result: Result) -> str:
+    """Top-1 by the number of neighbors, where that was tried."""
+    told = {result.model[0]: result.values, **result.baselines}
+    ks = list(_mapping(result.values.get("per_k")))
+    rows = []
+    for name, values in told.items() if ks else ():
+        tops = [_number(_at(values, ("per_k", k, "top1"))) for k in ks]
+        rows.append([_e(name), *("–" if top is None else f"{top:.1f}" for top in tops)])
+    return _rows_table("Top-1 in %, by the number of neighbors", ["", *map(str, ks)], rows)
 
 
 def _pair(
@@ -1002,9 +1021,7 @@ def _masks(result: Result, allowance: Allowance) -> list[str]:
             _gallery("Worst masks", worst, result, opened, allowance),
         ]
         if opened is not None and any("<img" in part for part in parts):
-            parts.append(
-                "<p class='legend'>Bright and tinted: what the model covers. Yellow line: the objects.</p>"
-            )
+            parts.append(f"<p class='legend'>{MASK_LEGEND}</p>")
     heads = [_number(one) for one in _list(result.values.get("per_head"))]
     bars = [Bar(f"head {n}", 100 * one) for n, one in enumerate(heads) if one is not None]
     return [*parts, _bars("One head for all objects, IoU in %", bars)]
@@ -1084,8 +1101,9 @@ def _by_attention(
     model: Model, image: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
 ) -> np.ndarray:
     """Each object's best head, together: bool [h, w]."""
-    attention = look(model, image, size=values.get("size"))
-    heads = mass_mask(attention.maps[values.get("layer", -1)], values.get("keep", 0.6))
+    attention = look(model, image, size=_whole(values.get("size")))
+    layer, keep = _whole(values.get("layer")), _number(values.get("keep"))
+    heads = mass_mask(attention.maps[-1 if layer is None else layer], 0.6 if keep is None else keep)
     found = np.zeros(heads.shape[1:], bool)
     for number in np.unique(labels[labels != 0]):
         overlaps = [_overlap(nearest(head, *labels.shape), labels == number) for head in heads]
@@ -1109,19 +1127,25 @@ def _by_map(
 ) -> np.ndarray:
     """A soft map at one half: bool [h, w]."""
     if values.get("map") == "attention":
-        size = min(image.shape[:2]) if values.get("as_published") else values.get("size")
+        size = _fed(image, values)
         return relative(look(model, image, size=size).head_mean()) >= 0.5
     cut = _cut(model, image, values)
     return cut.foreground if values.get("map") == "cut" else relative(cut.y) >= 0.5
 
 
-def _cut(model: Model, image: np.ndarray, values: Mapping[str, Any]) -> Any:
+def _cut(model: Model, image: np.ndarray, values: Mapping[str, Any]) -> ObjectMask:
     """As `objects.py` cuts."""
-    strictly = bool(values.get("as_published"))
-    tokens = read_tokens(
-        model, image, size=min(image.shape[:2]) if strictly else values.get("size")
+    tau = _number(values.get("tau"))
+    return object_mask(
+        read_tokens(model, image, size=_fed(image, values)),
+        tau=TAU if tau is None else tau,
+        center=False if values.get("as_published") else None,
     )
-    return object_mask(tokens, tau=values.get("tau", 0.2), center=False if strictly else None)
+
+
+def _fed(image: np.ndarray, values: Mapping[str, Any]) -> int | None:
+    """The short side in pixels; as published an image's own."""
+    return min(image.shape[:2]) if values.get("as_published") else _whole(values.get("size"))
 
 
 def _videos(result: Result, allowance: Allowance) -> list[str]:
