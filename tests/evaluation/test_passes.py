@@ -1,5 +1,6 @@
 """Passes: the same figures kept or not, resumed where they were stopped, shared by processes."""
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_other_weights_images_or_settings_are_another_pass(model, source, tmp_pa
     features(model, source, replace(look, settings={"size": 1}), passing)
     features(model, source, replace(look, unit=False), passing)
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_tar_of_the_same_names_and_other_images_is_another_pass(model, tmp_path) -> None:
+    for color in (40, 200):
+        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+            for i in range(3):
+                path = tmp_path / f"{i}.png"
+                Image.fromarray(np.full((40, 50, 3), color + i, np.uint8)).save(path)
+                tar.add(path, path.name)
+        source = open_source(str(tmp_path / "photos.tar"))
+        features(model, source, kind_look(model), Passing(keep=tmp_path / "kept", workers=0))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
 def test_unreadable_images_are_told_and_left_out(model, tmp_path) -> None:
