@@ -1,0 +1,467 @@
+"""The report: what shares a column, what is said of it, and that a page is safe and alone."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dino_core.data import open_source
+from dino_core.errors import UserError
+from dino_core.evaluation import attention, objects, report, saliency
+from dino_core.evaluation.masks import find_masks
+from dino_core.evaluation.passes import Passing
+from dino_core.gallery.images import source_hash
+from dino_core.lenses.render import nearest
+from dino_core.models import Model, ModelInfo, create_backbone
+
+VOID_TAGS = {"meta", "img", "br", "hr", "input", "link"}
+
+
+class Page(HTMLParser):
+    """A page's tags, attributes and text; fails where tags do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.raw, self.open, self.tags, self.words, self.images = text, [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def pixels(self) -> list[np.ndarray]:
+        """Of each picture, uint8 [H, W, 3]."""
+        coded = [one["src"].removeprefix("data:image/jpeg;base64,") for one in self.images]
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))) for one in coded]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(*results) -> the page; each a dict, written as the script would."""
+
+    def make(*results) -> Page:
+        files = write(tmp_path, *results)
+        return Page(report.build(files, tmp_path / "page.html", device="cpu").read_text("utf-8"))
+
+    return make
+
+
+def write(folder: Path, *results) -> list[Path]:
+    files = [folder / f"{n}.json" for n in range(len(results))]
+    for path, result in zip(files, results, strict=True):
+        path.write_text(json.dumps(result))
+    return files
+
+
+def knn(model="a", top1=50.0, test_hash="t", twin=40.0, **other):
+    """As `KnnResult.as_dict` has it, of data that are nowhere."""
+    values = {
+        "protocol": "knn", "top1": top1, "top5": 90.0, "k": 10,
+        "per_k": {"10": {"top1": top1, "top5": 90.0}, "20": {"top1": 44.4, "top5": 89.0}},
+        "per_class": {"cat": 60.0, "dog": 40.0}, "confusions": [["cat", "dog", 3]],
+        "model": model, "model_hash": f"hash of {model}", "train": "nowhere/train",
+        "train_hash": "r", "test": "nowhere/val", "test_hash": test_hash, "train_images": 20,
+        "test_images": 10, "temperature": 0.07, "notes": [], "pixels": None,
+    }  # fmt: skip
+    values["random_init"] = None if twin is None else {**values, "top1": twin, "model": "untrained"}
+    return values | other
+
+
+def lines(*results, folder) -> list[str]:
+    return report.table(write(folder, *results)).splitlines()
+
+
+def cells(*results, folder) -> list[list[str]]:
+    """The table for a terminal in words."""
+    return [line.split() for line in lines(*results, folder=folder)]
+
+
+def test_the_same_data_share_a_column(tmp_path):
+    head, title, top1, top5 = cells(knn("a", 50.0), knn("b", 55.25), folder=tmp_path)
+    assert head == ["a", "untrained", "b", "untrained"]
+    assert title == ["k-NN", "accuracy:", "nowhere/val"]
+    assert top1 == ["top-1,", "%", "50.0", "40.0", "55.2", "40.0"]
+    assert top5 == ["top-5,", "%", "90.0", "90.0", "90.0", "90.0"]
+
+
+def test_other_data_get_a_column_of_their_own(tmp_path):
+    told = cells(knn("a"), knn("b", test_hash="other", twin=None), folder=tmp_path)
+    assert [line[2:] for line in told if line[0] == "top-1,"] == [
+        ["50.0", "40.0", "-"],
+        ["-", "-", "50.0"],
+    ]
+
+
+def test_other_settings_get_a_column_that_says_so(tmp_path):
+    told = lines(knn(temperature=0.07), knn(temperature=0.1), folder=tmp_path)
+    assert [line for line in told if line.startswith("k-NN")] == [
+        "k-NN accuracy: nowhere/val, temperature 0.07",
+        "k-NN accuracy: nowhere/val, temperature 0.1",
+    ]
+
+
+def test_shares_become_percent_and_decimals_of_none_are_left_out(tmp_path):
+    video = {"protocol": "video", "model": "a", "data": "d", "jf_mean": 0.618, "j_mean": None}
+    told = cells(video, folder=tmp_path)
+    assert told[2:] == [["J&F,", "%", "61.8"]]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), True, "50", [50.0], None])
+def test_what_is_no_finite_number_is_no_figure(tmp_path, odd):
+    assert not [line for line in cells(knn(top1=odd), folder=tmp_path) if "50.0" in line]
+
+
+def test_the_same_model_twice_counts_once_and_is_said(tmp_path):
+    told = lines(knn(top1=50.0), knn(top1=51.0), folder=tmp_path)
+    assert told[2].split()[2] == "51.0"
+    assert "0.json" in told[-1] and "1.json" in told[-1]
+
+
+def test_two_models_of_one_name_are_told_apart(tmp_path):
+    told = lines(knn(model_hash="11112222333"), knn(model_hash="44445555666"), folder=tmp_path)
+    assert "a (11112222)" in told[0] and "a (44445555)" in told[0]
+
+
+def test_an_unknown_protocol_shows_its_numbers(tmp_path, made):
+    luck = {"protocol": "star-gazing", "model": "a", "luck": 0.25, "name": "x", "lucky": True}
+    assert [" ".join(line) for line in cells(luck, folder=tmp_path)[1:]] == [
+        "Star gazing:",
+        "luck 0.250",
+    ]
+    assert "Star gazing" in made(luck).text
+
+
+def rows(page: Page, kind: str) -> list[str]:
+    return re.findall(rf"<tr class='{kind}'>.*?</tr>", page.raw)
+
+
+def test_the_best_of_a_column_is_marked_and_a_single_model_is_not(made):
+    first, second = rows(made(knn("a", 50.0), knn("b", 55.0)), "model")
+    assert "<b class='best'>55.0</b>" in second and "class='best'>50.0" not in first
+    (alone,) = rows(made(knn("a", 50.0)), "model")
+    assert "best" not in alone
+
+
+def test_an_untrained_twin_that_wins_does_not_go_unsaid(made):
+    (row,) = rows(made(knn(top1=50.0, twin=52.5)), "model")
+    assert "<small class='down'>-2.5</small>" in row
+    (row,) = rows(made(knn(top1=50.0, twin=40.0)), "model")
+    assert "<small class='up'>+10.0</small>" in row
+
+
+def test_measures_without_labels_order_no_models(made):
+    one = {"protocol": "measures", "data": "d", "rankme": 9.0, "model": "a"}
+    page = made(one, one | {"model": "b", "rankme": 30.0})
+    assert "30.0" in rows(page, "model")[1] and "best" not in "".join(rows(page, "model"))
+
+
+def imagenet(**other):
+    classes = {f"n{i:04}": i / 10 for i in range(1000)}
+    return knn(train_images=1_281_167, test_images=50_000, per_class=classes, **other)
+
+
+def test_published_figures_stand_beside_ours_on_the_same_data_alone(made, tmp_path):
+    near, far = made(imagenet()), made(knn())
+    assert [row for row in rows(near, "published") if "ViT-S/16, DINO<" in row and "74.5" in row]
+    assert "on other data" not in near.text
+    assert not rows(far, "published")
+    assert "k-NN accuracy: published, on ImageNet" in far.text and "74.5" in far.text
+    for page in (near, far):
+        assert "README of the published code, facebookresearch/dino" in page.text
+    told = "\n".join(lines(imagenet(), folder=tmp_path))
+    assert "published on ImageNet: ViT-S/16, DINO: top-1 74.5 %" in told
+
+
+def test_of_many_classes_the_best_and_the_worst_are_shown(made):
+    page = made(imagenet(twin=None))
+    shown = re.findall(r"<span title='(n\d+)'>", page.raw)
+    assert shown == [f"n{i:04}" for i in [*range(999, 979, -1), *range(19, -1, -1)]]
+    assert "960 more between" in page.text
+
+
+def test_shares_of_mistakes_without_the_data(made):
+    page = made(knn(top1=40.0, test_images=10, confusions=[["cat", "dog", 3]]))  # 6 mistakes
+    assert "3 images, 50% of all mistakes" in page.text
+    assert "no pictures, for the data cannot be opened" in page.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "JSON"), ("[]", "holds no figures"), ('{"protocol": "knn"}', "holds no figures"),
+     ('{"protocol": 3, "model": "a"}', "holds no figures")],
+)  # fmt: skip
+def test_other_files_are_refused_by_name(tmp_path, content, said):
+    (tmp_path / "mine.json").write_text(content)
+    for call in (lambda files: report.table(files), lambda f: report.build(f, tmp_path / "x.html")):
+        with pytest.raises(UserError, match=said) as caught:
+            call([tmp_path / "mine.json"])
+        assert "mine.json" in str(caught.value)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UserError, match="no figures given"):
+        report.table([])
+    with pytest.raises(UserError, match=r"gone\.json: no such file"):
+        report.table([tmp_path / "gone.json"])
+    files = write(tmp_path, knn())
+    before = files[0].read_bytes()
+    with pytest.raises(UserError, match="name another file"):
+        report.build(files, files[0])
+    assert files[0].read_bytes() == before
+
+
+# Any field may be missing or another thing
+
+EVERY = [
+    knn(),
+    {"protocol": "low-shot", "model": "a", "test": "d", "notes": ["n"], "random_init": None,
+     "labels": {"1 %": {"top1": 20.0, "top1_deviation": 1.5, "knn": 18.0, "knn_deviation": 1.0}}},
+    {"protocol": "attention", "model": "a", "data": "d", "masks": "m", "jaccard": 0.4,
+     "per_head": [0.1, 0.2], "images_scored": [["x.jpg", 0.5], ["y.jpg", 0.1]], "notes": []},
+    {"protocol": "video", "model": "a", "data": "d", "jf_mean": 0.5,
+     "per_sequence": [{"name": "v", "j": 0.5, "f": 0.25}], "random_init": {"per_sequence": []}},
+    {"protocol": "retrieval", "model": "a", "data": "d", "map_medium": 30.0, "answers": [
+        {"query": "q", "ap_medium": 5.0, "first_wrong": "w", "first_wrong_rank": 2}]},
+    {"protocol": "copies", "model": "a", "data": "d", "originals": "o", "map": 80.0, "answers": [
+        {"copy": "c", "originals": ["o"], "ap": 5.0, "rank": None, "first_wrong": "w",
+         "is_distractor": True}]},
+    {"protocol": "measures", "model": "a", "data": "d", "rankme": 4.0, "overlap": {"b": 0.5},
+     "robustness": [{"corruption": "jpeg", "retrieval": 0.5}], "notes": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", EVERY, ids=lambda one: one["protocol"])
+def test_a_file_that_lacks_anything_is_shown_as_far_as_it_goes(tmp_path, whole):
+    garbage = [None, "text", 3, [3, None], {"a": [None]}, [{"a": 1}], [["x", "y"]]]
+    for name in whole.keys() - {"protocol", "model"}:
+        for values in [{k: v for k, v in whole.items() if k != name}] + [
+            whole | {name: odd} for odd in garbage
+        ]:
+            Page(report.build(write(tmp_path, values), tmp_path / "p.html").read_text("utf-8"))
+            report.table(write(tmp_path, values))
+
+
+HOSTILE = "<script>alert('1')</script>\"'><img src=x onerror=alert(2)>&amp;{{table}}"
+
+
+def hostile(value):
+    """`value` with every text in it, keys of data included, made an attack."""
+    if isinstance(value, dict):
+        return {
+            key if key in FIELDS else f"{key}{HOSTILE}": one if key == "protocol" else hostile(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    return f"{value}{HOSTILE}" if isinstance(value, str) else value
+
+
+FIELDS = {key for one in EVERY for key in one} | {
+    "name", "j", "f", "top1", "top1_deviation", "knn", "knn_deviation", "query", "ap_medium",
+    "first_wrong", "first_wrong_rank", "copy", "ap", "rank", "is_distractor", "corruption",
+    "retrieval", "pixels",
+}  # fmt: skip
+
+
+def test_whatever_a_file_says_is_text_on_the_page(made):
+    unknown = {"protocol": HOSTILE, "model": HOSTILE, HOSTILE: 3.0, "data": HOSTILE}
+    page = made(*(hostile(one) for one in [knn(), *EVERY]), unknown)
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
+    assert not page.images
+    assert page.raw.count("<table class='figures'>") == 1, "a text was taken for a field"
+    assert page.text.count("<script>alert('1')</script>") > 40
+
+
+def test_a_page_asks_for_nothing(made):
+    page = made(*EVERY)
+    for _, attrs in page.tags:
+        for name in ("src", "href"):
+            assert attrs.get(name, "#").startswith(("#", "data:"))
+    assert not re.search(r"url\(|@import|https?:|<link|<script", page.raw)
+    targets = {attrs["href"][1:] for _, attrs in page.tags if "href" in attrs}
+    assert targets == {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+
+
+# Pictures
+
+COLORS = {"blue": (20, 40, 230), "green": (30, 200, 40), "red": (230, 30, 20)}
+
+
+@pytest.fixture
+def colored(tmp_path):
+    """A folder with a class of each color, and figures of it."""
+    for name, color in COLORS.items():
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for n in range(6):
+            Image.new("RGB", (40, 30), color).save(tmp_path / "val" / name / f"{n}.png")
+    source = open_source(tmp_path / "val")
+    values = knn(confusions=[["red", "blue", 3]], test=source.spec, test_hash=source_hash(source))
+    return source, values
+
+
+def test_confused_classes_are_shown_with_their_own_images(colored, made):
+    page = made(colored[1])
+    means = [picture.mean((0, 1)) for picture in page.pixels()]
+    assert len(means) == 8
+    np.testing.assert_allclose(means[:4], [COLORS["red"]] * 4, atol=6)
+    np.testing.assert_allclose(means[4:], [COLORS["blue"]] * 4, atol=6)
+    assert "3 images, 50% of red" in page.text
+    assert "no pictures" not in page.text and "changed since" not in page.text
+
+
+def test_data_that_changed_since_is_said(colored, made):
+    source, values = colored
+    assert source.path(0) is not None
+    Image.new("RGB", (40, 31), (0, 0, 0)).save(source.path(0))
+    page = made(values)
+    assert len(page.images) == 8 and "has changed since" in page.text
+
+
+def test_an_image_that_cannot_be_read_is_left_out(colored, made):
+    source, values = colored
+    broken = next(i for i, name in enumerate(source.ids) if name.startswith("red"))
+    source.path(broken).write_bytes(b"no image")
+    assert len(made(values).images) == 7
+
+
+def test_pictures_are_bounded_and_what_is_left_out_is_said(colored, made, monkeypatch):
+    whole = made(colored[1])
+    monkeypatch.setattr(report, "PICTURES", sum(len(one["src"]) for one in whole.images) // 2)
+    half = made(colored[1])
+    assert 0 < len(half.images) < 8
+    assert sum(len(one["src"]) for one in half.images) <= report.PICTURES + 40 * len(half.images)
+    assert "further pictures are left out" in half.text
+
+
+def test_the_whole_page_stays_below_its_bound():
+    assert report.PICTURES < 4_000_000  # and a card without pictures takes some 10 kB
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(3)
+    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    backbone = create_backbone(ModelInfo("vit_tiny_patch16_224", 8, 64, options=options))
+    with torch.no_grad():
+        for block in backbone.vit.blocks:
+            block.attn.qkv.weight.mul_(8)  # heads that are not flat
+    return Model(backbone, "tiny", torch.device("cpu"))
+
+
+@pytest.fixture
+def loaded(model, monkeypatch):
+    """`load_model` gives the small model, whatever it is asked for."""
+    monkeypatch.setattr(report, "load_model", lambda spec, device: model)
+    return model
+
+
+def judged(protocol, model, name, **how):
+    how |= {"random_init": False, "passing": Passing(workers=0)}
+    result = protocol.evaluate(model, open_source("scenes:4"), size=64, **how)
+    return {"protocol": name} | json.loads(json.dumps(result.as_dict()))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "how"),
+    [(attention, "attention", {"layer": 0}), (objects, "objects", {}),
+     (saliency, "saliency", {"map": "cut"}), (saliency, "saliency", {"map": "attention"}),
+     (saliency, "saliency", {"map": "eigenvector"})],
+)  # fmt: skip
+def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
+    values, source = judged(protocol, model, name, **how), open_source("scenes:4")
+    masks = find_masks(source, None)
+    for id, score in values["images_scored"]:
+        i = list(source.ids).index(id)
+        image = source.image(i)
+        truth = masks.truth(i, image.shape[:2])
+        found = nearest(
+            report.COVERS[name](model, image, truth.labels, values), *truth.labels.shape
+        )
+        both, either = found & truth.foreground, found | truth.foreground
+        # a level of 1/255 beside one half may fall on either side
+        assert both.sum() / either.sum() == pytest.approx(score, abs=0.02)
+
+
+def test_covered_is_tinted_the_rest_is_gray_and_objects_are_outlined():
+    photo = np.full((40, 40, 3), (200, 100, 50), np.uint8)
+    found, truth = np.zeros((2, 2), bool), np.zeros((40, 40), bool)
+    found[0], truth[10:30, 10:30] = True, True
+    drawn = report._covered(photo, found, truth).astype(int)
+    assert np.ptp(drawn[38, 38]) == 0 and drawn[38, 38, 0] < 60  # gray, dark
+    assert np.ptp(drawn[2, 2]) > 10 and drawn[2, 2].mean() > 100
+    assert tuple(drawn[10, 20]) == report.TRUE == tuple(drawn[29, 20])
+
+
+def test_best_and_worst_masks_are_shown(loaded, made):
+    values = judged(attention, loaded, "attention")
+    page = made(values)
+    ordered = sorted(values["images_scored"], key=lambda one: -one[1])
+    assert [one["alt"] for one in page.images] == [
+        *(name for name, _ in ordered[:2]),
+        *(name for name, _ in ordered[::-1][:2]),
+    ]
+    assert f"{100 * ordered[0][1]:.1f}" in page.text
+
+
+def test_another_model_of_that_name_draws_no_masks(loaded, made):
+    page = made(judged(attention, loaded, "attention") | {"model_hash": "other"})
+    assert not page.images and "is not the model any more it was then" in page.text
+
+
+def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch):
+    values = judged(attention, loaded, "attention")
+    page = made(values | {"masks": str(tmp_path / "gone")})
+    assert not page.images and "no such folder of masks" in page.text
+
+    def gone(spec, device):
+        raise UserError(f"{spec}: no such model")
+
+    monkeypatch.setattr(report, "load_model", gone)
+    assert "the model cannot be opened: tiny: no such model" in made(values).text
+
+
+def test_nothing_is_fetched_for_pictures(made):
+    for spec in ("hf:owner/name", "torchvision:imagenette"):
+        page = made(knn(test=spec))
+        assert f"no pictures of {spec}: only data on this machine is opened" in page.text
+
+
+def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(page, tmp_path, colored):
+    long = knn("runs/" + "long" * 30, confusions=[["x" * 80, "y" * 80, 3]], notes=["z" * 300])
+    out = report.build(write(tmp_path, colored[1], long, *EVERY), tmp_path / "page.html")
+    page.set_content(out.read_text("utf-8"))
+    for width in (390, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for scheme, darker in (("light", 1), ("dark", -1)):
+        page.emulate_media(color_scheme=scheme)
+        ground, ink = page.evaluate(
+            "(({backgroundColor, color}) => [backgroundColor, color])"
+            "(getComputedStyle(document.body))"
+        )
+        light = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (ground, ink)]
+        assert darker * (light[0] - light[1]) > 150
