@@ -32,14 +32,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
 
-from dino_core.augment import MultiCrop
-from dino_core.augment.plan import plan_view
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
@@ -50,19 +44,24 @@ from dino_core.evaluation.classes import (
 )
 from dino_core.evaluation.heads import Heads, Held, moments, near
 from dino_core.evaluation.heads import train as train_heads
+from dino_core.evaluation.linear_features import (
+    RandomCrops,
+    Seen,
+    columns,
+    look_at,
+    published_features,
+)
 from dino_core.evaluation.linear_weights import (
     LinearWeights,
     read_linear_weights,
     write_linear_weights,
 )
-from dino_core.evaluation.passes import Look, Passing, features
-from dino_core.gallery.features import SourceFeatures, prepared, preprocessing
+from dino_core.evaluation.passes import Passing, features
+from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
 from dino_core.measures.knn import UNLABELED, ranking_accuracy
-from dino_core.models import Backbone, Model, ModelInfo, untrained
-from dino_core.models.preprocess import by_band, require_channels
-from dino_core.models.vit import VitBackbone
-from dino_core.rng import permutation, torch_seed
+from dino_core.models import Model, untrained
+from dino_core.rng import permutation
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.logspace(-4, 0, 13))
 PUBLISHED_RATE = 0.001  # for a batch of 256
@@ -72,22 +71,8 @@ BATCH = 1024  # 8 GPUs with 128 images each
 STEPS = 32  # least batches of an epoch by default: few images would hardly be trained on
 LEAST_BATCH = 32
 HELD_OUT = 0.1
-CROP_SCALE = (0.08, 1.0)  # share of the area, of torchvision's RandomResizedCrop
-WIDE = 768  # from this width on a ViT is judged by one block and average pooling
 
 Pooling = Literal["no", "yes", "both"]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Which features heads see."""
-
-    blocks: int
-    avgpool: bool
-
-    def __str__(self) -> str:
-        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
-        return f"{blocks} + mean" if self.avgpool else blocks
 
 
 @dataclass(frozen=True)
@@ -238,81 +223,6 @@ def evaluate(
     if random_init:
         result = replace(result, random_init=judge(untrained(model))[0])
     return replace(result, notes=notes + result.notes)
-
-
-def published_features(model: Model) -> Seen:
-    """What the published script sees of an architecture."""
-    if not isinstance(model.backbone, VitBackbone):
-        return Seen(1, False)
-    return Seen(1, True) if model.backbone.embed_dim >= WIDE else Seen(4, False)
-
-
-def look_at(model: Model, blocks: int, avgpool: bool, view: str = "") -> Look:
-    """Raw features: class tokens of the last blocks, then the mean patch token of the last.
-
-    `view` names another than the center crop; images then come as they are to be seen.
-    """
-    settings = {"preprocessing": preprocessing(model), "blocks": blocks, "avgpool": avgpool}
-    return Look(
-        name=f"{Seen(blocks, avgpool)}{', ' if view else ''}{view}",
-        prepare=_as_it_is if view else partial(prepared, info=model.info),
-        tokens=partial(block_tokens, blocks=blocks, avgpool=avgpool),
-        dim=model.backbone.embed_dim * (blocks + avgpool),
-        settings=settings | ({"view": view} if view else {}),
-        unit=False,
-    )
-
-
-def block_tokens(backbone: Backbone, x_BCHW: Tensor, blocks: int, avgpool: bool) -> Tensor:
-    """[B, width * (blocks + avgpool)], all after the final norm; the last block's stand last."""
-    layers = backbone.intermediate(x_BCHW, blocks)
-    parts = [x_BND[:, 0] for x_BND in layers]
-    if avgpool:
-        parts.append(layers[-1][:, backbone.num_prefix_tokens :].mean(1))
-    return torch.cat(parts, dim=1)
-
-
-def columns(seen: Seen, blocks: int, width: int) -> slice:
-    """Where some features lie in those of `blocks` blocks and the mean patch token."""
-    return slice((blocks - seen.blocks) * width, (blocks + seen.avgpool) * width)
-
-
-class RandomCrops(Source):
-    """Another source's images as the published training sees them: a random crop, half flipped.
-
-    `RandomResizedCrop` to the model's size (8 to 100 % of the area, bilinear) and a flip, keyed by
-    `seed`, `view` and the image's number, so that any process cuts the same.
-    """
-
-    def __init__(self, source: Source, info: ModelInfo, view: int, seed: int) -> None:
-        self.source, self.info, self.view = source, info, view
-        self.seed = torch_seed(seed, "linear crops")
-        self.crop = MultiCrop(global_size=info.image_size, global_scale=CROP_SCALE)
-        self.spec, self.root, self.ids = source.spec, source.root, source.ids
-        self.labels, self.classes, self.channels = source.labels, source.classes, source.channels
-        self.notes, self.generated = source.notes, source.generated
-
-    def read(self, i: int) -> bytes:
-        return self.source.read(i)
-
-    def path(self, i: int) -> Path | None:
-        return self.source.path(i)
-
-    def image(self, i: int) -> np.ndarray:
-        """uint8 [S, S, channels]."""
-        image = self.source.image(i)
-        require_channels(image, self.info)
-        height, width = image.shape[:2]
-        plan = plan_view(self.crop, self.seed, self.view, i, view=0, height=height, width=width)
-        box, size = plan.box, [plan.size, plan.size]
-
-        def cut(band: Image.Image) -> np.ndarray:
-            view = tv.resized_crop(
-                band, box.top, box.left, box.height, box.width, size, InterpolationMode.BILINEAR
-            )
-            return np.asarray(tv.hflip(view) if plan.flip else view)
-
-        return by_band(cut, image)
 
 
 def stratified(labels_M: np.ndarray, share: float, *key: int | str) -> np.ndarray:
@@ -672,8 +582,3 @@ def _require_sane(setup: Setup) -> None:
             f"epochs {setup.epochs}, views {setup.views}, batch {setup.batch}: an epoch, an image "
             "a batch and no views are the least"
         )
-
-
-def _as_it_is(image: np.ndarray) -> Tensor:
-    """What is already cut, for an `Embedder`."""
-    return torch.from_numpy(np.array(image))

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
-from dino_core.evaluation import linear
+from dino_core.evaluation import linear, linear_features
 from dino_core.evaluation.classes import most_confused, per_class_accuracy
 from dino_core.evaluation.linear_weights import interleaved
 from dino_core.evaluation.passes import Look, Passing, features
@@ -65,7 +65,7 @@ def held_out(tmp_path: Path) -> Path:
 def test_features_are_class_tokens_by_block_then_the_mean_patch_token(model: Model) -> None:
     x = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        found = linear.block_tokens(model.backbone, x, blocks=2, avgpool=True)
+        found = linear_features.block_tokens(model.backbone, x, blocks=2, avgpool=True)
         vit = model.backbone.vit
         tokens = vit.norm_pre(vit._pos_embed(vit.patch_embed(x)))
         after = []
@@ -78,19 +78,19 @@ def test_features_are_class_tokens_by_block_then_the_mean_patch_token(model: Mod
 
 def test_columns_are_those_of_a_look_at_just_these_features(model: Model) -> None:
     x = torch.randn(2, 3, 32, 32)
-    whole = linear.block_tokens(model.backbone, x, blocks=2, avgpool=True)
+    whole = linear_features.block_tokens(model.backbone, x, blocks=2, avgpool=True)
     for blocks in (1, 2):
         for avgpool in (False, True):
-            where = linear.columns(linear.Seen(blocks, avgpool), 2, WIDTH)
-            alone = linear.block_tokens(model.backbone, x, blocks=blocks, avgpool=avgpool)
+            where = linear_features.columns(linear_features.Seen(blocks, avgpool), 2, WIDTH)
+            alone = linear_features.block_tokens(model.backbone, x, blocks=blocks, avgpool=avgpool)
             torch.testing.assert_close(whole[:, where], alone)
 
 
 def test_features_are_raw(model: Model, train: Path) -> None:
-    found = features(model, open_source(train), linear.look_at(model, 2, True), HERE)
+    found = features(model, open_source(train), linear_features.look_at(model, 2, True), HERE)
     images = [model.preprocess(open_source(train).image(int(i))) for i in found.rows[:5]]
     with torch.inference_mode():
-        expected = linear.block_tokens(model.backbone, torch.stack(images), 2, True)
+        expected = linear_features.block_tokens(model.backbone, torch.stack(images), 2, True)
     np.testing.assert_allclose(found.array[:5], expected, atol=1e-4)
 
 
@@ -109,8 +109,8 @@ def test_each_architecture_has_its_published_features(
     with torch.device("meta"):
         backbone = create_backbone(ModelInfo(architecture, patch, 224, options=options))
     assert isinstance(backbone, ConvBackbone) == (patch == 1)
-    seen = linear.published_features(Model(backbone, architecture, torch.device("meta")))
-    assert seen == linear.Seen(blocks, avgpool)
+    seen = linear_features.published_features(Model(backbone, architecture, torch.device("meta")))
+    assert seen == linear_features.Seen(blocks, avgpool)
 
 
 def test_it_is_as_good_as_logistic_regression(
@@ -131,7 +131,7 @@ def test_it_is_as_good_as_logistic_regression(
     result = linear.evaluate(
         model, train, test, n_blocks=[1], avgpool="no", random_init=False, epochs=30, passing=HERE
     )
-    look = linear.look_at(model, 1, False)
+    look = linear_features.look_at(model, 1, False)
     seen, asked = (drawn(model, source, look, HERE).array for source in (train, test))
     theirs = LogisticRegression(max_iter=5000).fit(seen, train.labels)
     reference = 100 * theirs.score(asked, test.labels)
@@ -179,7 +179,7 @@ def test_a_published_layer_is_judged_with_its_columns_in_order(
     model: Model, test: Path, tmp_path: Path
 ) -> None:
     source = open_source(test)
-    found = features(model, source, linear.look_at(model, 1, True), HERE)
+    found = features(model, source, linear_features.look_at(model, 1, True), HERE)
     draw = torch.Generator().manual_seed(1)
     weight, bias = torch.randn(2, 2 * WIDTH, generator=draw), torch.randn(2, generator=draw)
     torch.save(
@@ -212,13 +212,13 @@ def test_random_initialization_is_judged_in_the_same_call(
 
 def test_random_crops_are_keyed_and_as_published(train: Path, model: Model) -> None:
     source = open_source(train)
-    crops = linear.RandomCrops(source, TINY, view=1, seed=0)
-    again = linear.RandomCrops(source, TINY, view=1, seed=0)
+    crops = linear_features.RandomCrops(source, TINY, view=1, seed=0)
+    again = linear_features.RandomCrops(source, TINY, view=1, seed=0)
     assert all(np.array_equal(crops.image(i), again.image(i)) for i in (5, 0, 7))
     first = crops.image(0)
     assert first.shape == (32, 32, 3) and first.dtype == np.uint8
     for view, seed in ((2, 0), (1, 1)):
-        other = linear.RandomCrops(source, TINY, view=view, seed=seed)
+        other = linear_features.RandomCrops(source, TINY, view=view, seed=seed)
         assert not np.array_equal(other.image(0), first)
 
 
@@ -229,7 +229,7 @@ def test_a_random_crop_is_a_part_of_the_image_half_of_them_flipped(tmp_path: Pat
     (tmp_path / "ramps").mkdir()
     for i in range(200):
         Image.fromarray(ramp).save(tmp_path / "ramps" / f"{i}.png", compress_level=1)
-    crops = linear.RandomCrops(open_source(tmp_path / "ramps"), TINY, view=1, seed=0)
+    crops = linear_features.RandomCrops(open_source(tmp_path / "ramps"), TINY, view=1, seed=0)
     images = [crops.image(i).astype(float) for i in range(200)]
     across = np.array([image[16, -1, 0] - image[16, 0, 0] for image in images]) * 32 / 31
     down = np.array([image[-1, 16, 1] - image[0, 16, 1] for image in images]) * 32 / 31
@@ -267,13 +267,13 @@ def test_as_published_is_one_rate_on_new_crops_and_the_best_epoch_on_test(
     model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views: list[int] = []
-    image = linear.RandomCrops.image
+    image = linear_features.RandomCrops.image
 
-    def counted(self: linear.RandomCrops, i: int) -> np.ndarray:
+    def counted(self: linear_features.RandomCrops, i: int) -> np.ndarray:
         views.append(self.view)
         return image(self, i)
 
-    monkeypatch.setattr(linear.RandomCrops, "image", counted)
+    monkeypatch.setattr(linear_features.RandomCrops, "image", counted)
     ranked: list[float] = []
     accuracy = linear.ranking_accuracy
     monkeypatch.setattr(
