@@ -128,6 +128,7 @@ print(sum(move.stats.cache_hits.values()), sum(move.stats.cache_misses.values())
 """
 
 
+@pytest.mark.soak
 def test_the_second_process_compiles_nothing_and_a_damaged_cache_stops_none(
     tmp_path: Path,
 ) -> None:

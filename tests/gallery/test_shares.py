@@ -129,6 +129,7 @@ def test_a_process_that_sees_other_images_says_so(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.soak
 def test_two_processes_make_the_gallery_that_one_makes(
     model: Model, photos: Path, tmp_path: Path
 ) -> None:
