@@ -125,6 +125,12 @@ PROTOCOLS = {
         (),
         ("repeats", "strength", "k", "seed"),
     ),
+    "attentive": Protocol(
+        "Attentive accuracy",
+        "A linear layer that may look where it wants, on frozen patch tokens.",
+        _percent(("top1", "top-1"), ("top5", "top-5")),
+        ("epochs", "batch"),
+    ),
     "attention": Protocol(
         "Attention masks",
         "Mean overlap (IoU) of each object with the attention head that covers it best.",
@@ -1287,6 +1293,7 @@ COVERS: dict[str, Callable[[Model, np.ndarray, np.ndarray, Mapping[str, Any]], n
 CARDS: dict[str, Callable[[Result, Allowance], list[str]]] = {
     "knn": _classes,
     "linear": _classes,
+    "attentive": _classes,
     "low-shot": _low_shot,
     "attention": _masks,
     "objects": _masks,

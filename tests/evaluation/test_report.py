@@ -1,6 +1,7 @@
 """The report: what shares a column, what is said of it, and that a page is safe and alone."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -15,8 +16,16 @@ from PIL import Image
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import attention, objects, report, saliency
+from dino_core.evaluation.attentive import AttentiveResult
+from dino_core.evaluation.copies import CopiesResult
+from dino_core.evaluation.knn import KnnResult
+from dino_core.evaluation.linear import LinearResult
+from dino_core.evaluation.low_shot import LowShotResult
 from dino_core.evaluation.masks import find_masks
 from dino_core.evaluation.passes import Passing
+from dino_core.evaluation.retrieval import RetrievalResult
+from dino_core.evaluation.unlabeled import UnlabeledResult
+from dino_core.evaluation.video import VideoResult
 from dino_core.gallery.images import source_hash
 from dino_core.lenses.render import nearest
 from dino_core.models import Model, ModelInfo, create_backbone
@@ -151,6 +160,21 @@ def test_an_unknown_protocol_shows_its_numbers(tmp_path, made):
         "luck 0.250",
     ]
     assert "Star gazing" in made(luck).text
+
+
+RESULTS = {
+    "knn": KnnResult, "linear": LinearResult, "low-shot": LowShotResult,
+    "attentive": AttentiveResult, "attention": attention.AttentionResult, "objects": objects.ObjectsResult,
+    "saliency": saliency.SaliencyResult, "video": VideoResult, "retrieval": RetrievalResult,
+    "copies": CopiesResult, "measures": UnlabeledResult,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(report.PROTOCOLS))
+def test_figures_and_settings_are_fields_of_the_results(name):
+    known = {field.name for field in dataclasses.fields(RESULTS[name])}
+    assert {figure.path[0] for figure in report.PROTOCOLS[name].figures} <= known
+    assert set(report.PROTOCOLS[name].settings) <= known
 
 
 def rows(page: Page, kind: str) -> list[str]:
