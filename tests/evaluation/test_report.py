@@ -163,11 +163,18 @@ def test_an_unknown_protocol_shows_its_numbers(tmp_path, made):
 
 
 RESULTS = {
-    "knn": KnnResult, "linear": LinearResult, "low-shot": LowShotResult,
-    "attentive": AttentiveResult, "attention": attention.AttentionResult, "objects": objects.ObjectsResult,
-    "saliency": saliency.SaliencyResult, "video": VideoResult, "retrieval": RetrievalResult,
-    "copies": CopiesResult, "measures": UnlabeledResult,
-}  # fmt: skip
+    "knn": KnnResult,
+    "linear": LinearResult,
+    "low-shot": LowShotResult,
+    "attentive": AttentiveResult,
+    "attention": attention.AttentionResult,
+    "objects": objects.ObjectsResult,
+    "saliency": saliency.SaliencyResult,
+    "video": VideoResult,
+    "retrieval": RetrievalResult,
+    "copies": CopiesResult,
+    "measures": UnlabeledResult,
+}
 
 
 @pytest.mark.parametrize("name", list(report.PROTOCOLS))
