@@ -112,6 +112,17 @@ def held(lock: Path, sentence: str) -> Iterator[None]:
             _HELD.discard(file)
 
 
+def check_writable(path: Path) -> None:
+    """Raise `UserError` where no file can be written at `path`; its folder is made."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
+        Path(name).unlink()
+
+
 def check_name(what: str, name: str) -> None:
     """Raise `UserError` for a typed name of a folder that would lead elsewhere, or be hidden."""
     if not re.fullmatch(rf"\w[\w.-]{{0,{LONGEST_NAME - 1}}}", name):

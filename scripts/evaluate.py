@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 from dino_core import distributed
 from dino_core.data import open_source
-from dino_core.errors import command
+from dino_core.errors import at_least, command
 from dino_core.evaluation import (
     attention,
     attentive,
@@ -47,7 +47,7 @@ from dino_core.evaluation import (
 )
 from dino_core.evaluation.corruptions import STRENGTHS
 from dino_core.evaluation.passes import Passing
-from dino_core.files import write_json
+from dino_core.files import check_writable, write_json
 from dino_core.gallery.progress import bars, silent
 from dino_core.models import Model, device_of, load_model
 from dino_core.training.parallel import agreed, own_device, process_group
@@ -389,6 +389,10 @@ def main() -> None:
     if isinstance(args, Report):
         _report(args)
         return
+    at_least(1, batch_size=args.batch_size)
+    at_least(0, workers=args.workers)
+    if args.json is not None:
+        check_writable(args.json)  # before hours of computing
     model = load_model(args.model, device=str(own_device(device_of(args.device))))
     cpu = device_of("cpu")  # what the processes tell each other is small
     with process_group(cpu, "evaluation"), bars() as progress:

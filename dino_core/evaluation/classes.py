@@ -27,9 +27,10 @@ def labels_as_in(
         if source.labels is None or not source.classes:
             raise UserError(
                 f"{source.spec}: has no labels, and {protocol} needs them; "
-                "use class folders, or a table with a column `label`"
+                "use class folders, two or more, or a table with a column `label`"
             )
-    if len(train) == len(test) and train.spec == test.spec:
+    shared = _in_both(train, test)
+    if shared and shared == len(test):
         raise UserError(f"{train.spec}: is both train and test, so every image would find itself")
     number = {name: index for index, name in enumerate(train.classes)}
     unknown = [name for name in test.classes if name not in number]
@@ -41,9 +42,28 @@ def labels_as_in(
     number |= {name: len(number) + index for index, name in enumerate(unknown)}
     of_class = np.array([*(number[name] for name in test.classes), UNLABELED], np.int64)
     assert test.labels is not None
-    names = ", ".join(unknown[:3])
-    notes = [f"{len(unknown)} test classes are not in train ({names}): they count as wrong"]
-    return of_class[test.labels], notes if unknown else []
+    names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+    notes = []
+    if unknown:
+        notes = [f"{len(unknown)} test classes are not in train ({names}): they count as wrong"]
+    if shared:
+        notes.append(f"{shared:,} test images are also in train, where they find themselves")
+    return of_class[test.labels], notes
+
+
+def _in_both(train: Source, test: Source) -> int:
+    """Test images that train has too: the same files, or the same of one collection."""
+    known = set(_places(train))
+    return sum(place in known for place in _places(test))
+
+
+def _places(source: Source) -> list[str]:
+    collection = "scenes" if source.generated else source.spec
+    paths = (source.path(i) for i in range(len(source)))
+    return [
+        f"{collection}: {source.ids[i]}" if path is None else str(path.resolve())
+        for i, path in enumerate(paths)
+    ]
 
 
 def names_of(train: Source, test: Source) -> list[str]:

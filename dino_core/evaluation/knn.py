@@ -112,6 +112,8 @@ def evaluate(
     """
     if not ks or min(ks) < 1:
         raise UserError(f"ks {tuple(ks)}: name at least one number of neighbors, each 1 or more")
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"temperature {temperature}: has to be above 0; the published one is 0.07")
     labels, notes = labels_as_in(train, test)
     hashes = source_hash(train), source_hash(test)
     asked = _Asked(train, test, labels, tuple(ks), temperature, hashes, passing)

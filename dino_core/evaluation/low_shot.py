@@ -246,6 +246,12 @@ def _too_few(
     """A sentence where classes have fewer images than should keep their labels."""
     fewest = min(int((labels == label).sum()) for label in present)
     names = [name for name, (n, share) in budgets.items() if not share and n > fewest]
-    if not names:
-        return []
-    return [f"{', '.join(names)}: classes with fewer images ({fewest} at the least) keep them all"]
+    notes = [
+        f"{name}: at least one label a class, which is more than that share of {fewest} images"
+        for name, (n, share) in budgets.items()
+        if share and n * fewest < 0.5
+    ]
+    if names:
+        told = ", ".join(names)
+        notes.append(f"{told}: classes with fewer images ({fewest} at the least) keep them all")
+    return notes

@@ -20,7 +20,7 @@ from PIL import Image
 
 from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
-from dino_core.evaluation.passes import Passing, each
+from dino_core.evaluation.passes import Passing, each, images_of, weights_and_shape
 from dino_core.gallery.features import preprocessing
 from dino_core.gallery.images import source_hash
 from dino_core.models import Model
@@ -128,9 +128,9 @@ def each_masked(
     is left.
     """
     depends = {
-        "model_hash": model.hash,
+        **weights_and_shape(model),
         "preprocessing": preprocessing(model),
-        "data_hash": source_hash(source),
+        **images_of(source),
         "masks_hash": masks.hash,
         **settings,
     }

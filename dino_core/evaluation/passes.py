@@ -133,10 +133,9 @@ def features(model: Model, source: Source, look: Look, passing: Passing) -> Sour
     plan = {
         "what": look.name,
         "model": model.spec,
-        "model_hash": model.hash,
+        **weights_and_shape(model),
         "data": source.spec,
-        "source_hash": source_hash(source),
-        "looked_at": _looked_at(source),
+        **images_of(source),
         "settings": look.settings,
         "unit": look.unit,
         "dim": look.dim,
@@ -221,10 +220,10 @@ def each(
         return found
     plan = {"what": name, "settings": settings, "items": _digest(list(items))}
     with _folder(plan, passing) as folder:
-        if passing.agree is None:
-            with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
-                return _each(folder, plan, items, compute, passing, message)
-        return _each(folder, plan, items, compute, passing, message)
+        if not distributed.is_main():
+            return _each(folder, plan, items, compute, passing, message)
+        with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
+            return _each(folder, plan, items, compute, passing, message)
 
 
 def _each(
@@ -245,6 +244,8 @@ def _each(
             write({"item": items[i], "value": compute(i)})
     values = _values(folder)
     while distributed.is_main() and not values.keys() >= set(items):
+        if passing.agree is None:
+            raise UserError(f"{folder}: is damaged; delete it to compute it again")
         time.sleep(PAUSE)  # for what the other processes have still to do
         values = _values(folder)
     passing.progress(len(items), len(items), message)
@@ -330,6 +331,18 @@ def _wait_for_readers(folder: Path) -> None:
         return
     while len(list(folder.glob(READ.format("*")))) < distributed.world_size() - 1:
         time.sleep(PAUSE)
+
+
+def weights_and_shape(model: Model) -> dict[str, Any]:
+    """What tells one network from another: the same weights may be used with other heads, or with
+    another way to resample position embeddings."""
+    info = {name: value for name, value in model.info.to_metadata().items() if name != "license"}
+    return {"model_hash": model.hash, "model_info": info}
+
+
+def images_of(source: Source) -> dict[str, str]:
+    """What tells that the images are the same."""
+    return {"source_hash": source_hash(source), "looked_at": _looked_at(source)}
 
 
 def _looked_at(source: Source) -> str:

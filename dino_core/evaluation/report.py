@@ -251,7 +251,7 @@ class Result:
 
 
 def _few(labels: str) -> Figure:
-    title = f"{labels} of labels" if "%" in labels else f"{labels} a class"
+    title = f"{labels} of labels" if "%" in labels else labels
     return Figure(("labels", labels, "top1"), title, deviation=("labels", labels, "top1_deviation"))
 
 

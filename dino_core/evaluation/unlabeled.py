@@ -399,7 +399,7 @@ class Search:
             own_B1 = cosine_BM.gather(1, places[:, None])
             nearer_B = (cosine_BM > own_B1 + ALIKE).any(1)
             equal_B = (cosine_BM >= own_B1 - ALIKE).sum(1)  # itself among them
-            parts.append(torch.where(nearer_B, 0.0, 1.0 / equal_B).double().cpu().numpy())
+            parts.append(torch.where(nearer_B, 0.0, 1.0 / equal_B).cpu().double().numpy())
         return np.concatenate(parts)
 
 

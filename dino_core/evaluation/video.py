@@ -42,7 +42,7 @@ from dino_core.data import BadImage
 from dino_core.data.decode import decode_image
 from dino_core.errors import UserError
 from dino_core.evaluation.davis import VOID, Davis, Video, open_davis, read_labels, write_labels
-from dino_core.evaluation.passes import Passing, each
+from dino_core.evaluation.passes import Passing, each, weights_and_shape
 from dino_core.evaluation.propagation import Follower, Propagation, one_hot, segmented
 from dino_core.gallery.progress import Progress
 from dino_core.lenses.render import nearest
@@ -386,8 +386,7 @@ def _score(model: Model, davis: Davis, data_hash: str, how: _How, passing: Passi
     """The protocol for one model."""
     progress = _Frames(passing.progress, [len(video.frames) for video in davis.videos])
     settings = {
-        "model_hash": model.hash,
-        "preprocessing": [list(model.info.mean), list(model.info.std), model.info.pos_embed],
+        **weights_and_shape(model),
         "data_hash": data_hash,
         "size": how.size,
         **asdict(how.carry),

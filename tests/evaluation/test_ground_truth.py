@@ -135,7 +135,7 @@ class Plain:
         ({1, 2}, r"would import|instruction EMPTY_SET"),
         (np.ndarray, "names instead of data"),
     ],
-    ids=str,
+    ids=["bomb", "inside", "object", "class", "array of objects", "set", "name"],
 )
 def test_nothing_is_imported_or_called(tmp_path, capsys, protocol, value, says):
     path = tmp_path / "gnd_x.pkl"
