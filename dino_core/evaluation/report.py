@@ -929,7 +929,8 @@ def _classes(result: Result, allowance: Allowance) -> list[str]:
     test = allowance.source(result, "test") if confusions else None
     pairs = [_pair(result, one, test, allowance) for one in confusions[:MOST_CONFUSIONS]]
     shown = (
-        f"<div class='block'><h4>Most confused classes, with examples of each</h4><div class='pairs'>{''.join(pairs)}</div></div>"
+        "<div class='block'><h4>Most confused classes, with examples of each</h4>"
+        f"<div class='pairs'>{''.join(pairs)}</div></div>"
     )
     own = _numbers(result.values.get("per_class"))
     twin = _numbers(_at(result.values, ("random_init", "per_class")))
