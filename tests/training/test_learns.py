@@ -20,6 +20,7 @@ from PIL import Image
 from dino_core.augment import MultiCrop
 from dino_core.data import Source, open_source
 from dino_core.evaluation.knn import evaluate
+from dino_core.evaluation.passes import Passing
 from dino_core.models import load_model
 from dino_core.runs import Run
 from dino_core.training import (
@@ -109,7 +110,7 @@ def gain(recipe: Recipe, pictures: Pictures, seen: int, held_out: int, folder: P
     assert np.all(np.abs(losses(run)[-5:] - math.log(PROTOTYPES)) > 0.3)  # it has not collapsed
     unseen = pictures(seen, seen + held_out, folder / "unseen")
     model = load_model(str(run.path), device="cpu")
-    result = evaluate(model, training, unseen, ks=(10,), workers=0)
+    result = evaluate(model, training, unseen, ks=(10,), passing=Passing(workers=0))
     assert result.random_init is not None
     print(result.table())
     return result.top1 - result.random_init.top1
