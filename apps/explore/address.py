@@ -67,11 +67,9 @@ def _is_late(there: dict[str, str]) -> bool:
 def finish() -> None:
     """Write what this run has put, as one entry of the browser's history."""
     now, written = _now(), st.session_state.get(_WRITTEN, {})
-    implied = st.session_state.get(_IMPLIED, {})
-    if now:  # a bare address stays bare
-        now |= implied
-    # Defaults that come to it are no step of the visitor's: Back from that would be undone at once.
-    if {name: now[name] for name in now if name in written or name not in implied} == written:
+    if now:  # a bare address stays bare, or Back from it would be undone at once
+        now |= st.session_state.get(_IMPLIED, {})
+    if now == written:
         return
     older = st.session_state.setdefault(_OLDER, [])
     older.append((written, time.monotonic()))
