@@ -85,6 +85,9 @@ def forget(spec: str) -> None:
 def _import_libraries() -> None:
     _page_is_out.wait(FIRST_PAGE_WITHIN)
     _asked.wait(LEFT_ALONE)
+    # First: it asks whether arrays are torch's, and fails where a page imports it amid torch's own
+    # import, when `torch` is there and `torch.Tensor` is not.
+    import scipy.stats  # noqa: F401  # isort: skip
     import timm  # noqa: F401
     import torch  # noqa: F401
 

@@ -126,14 +126,16 @@ def test_who_left_is_not_waited_for(monkeypatch, asks):
         one.wait(BOUND)
     if asks:
         wanted.wait(BOUND)
-        assert wanted.value == 3 and left[0].state == "failed"
+        # The first to look up makes room; then nobody waits, and the other one may go on.
+        assert wanted.value == 3 and "failed" in [one.state for one in left]
     else:
         assert [one.state for one in left] == ["done", "done"]
 
 
 def test_looking_for_it_is_asking_for_it():
-    works, go_on = Works(), threading.Event()
-    work = works.ask("a", lambda progress: go_on.wait(BOUND))
+    works, go_on, begun = Works(), threading.Event(), threading.Event()
+    work = works.ask("a", telling(begun, go_on))
+    assert begun.wait(BOUND)  # or its first sign of progress would find itself left
     work._asked -= 1000
     assert works._is_left(work)
     works.find("a")
