@@ -1,18 +1,48 @@
 """What protocols with classes share: labels matched by name, and what was taken for what.
 
-Shapes: M test images.
+Shapes: M test images, C classes.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.measures.knn import UNLABELED
+from dino_core.evaluation.results import Result
+from dino_core.measures.knn import UNLABELED, ranking_accuracy
 
 MOST_CONFUSIONS = 20
+MOST_IMAGES = 4  # of a confusion, for pictures
+
+
+class Confusion(NamedTuple):
+    """One class taken for another."""
+
+    label: str
+    taken_for: str
+    images: int
+    examples: list[str]  # ids of the first few
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesResult(Result):
+    """Shares of test images in percent."""
+
+    top1: float
+    top5: float
+    per_class: dict[str, float]  # top-1 in percent of each class that test has
+    confusions: list[Confusion]  # the most frequent first
+    train: str
+    train_hash: str
+    test: str
+    test_hash: str
+    train_images: int
+    test_images: int
 
 
 def labels_as_in(
@@ -87,10 +117,54 @@ def per_class_accuracy(
 
 
 def most_confused(
-    taken_M: np.ndarray, labels_M: np.ndarray, names: Sequence[str], most: int = MOST_CONFUSIONS
-) -> list[tuple[str, str, int]]:
-    """(class, taken for, images) of the most frequent mistakes; equally frequent by number."""
-    pairs = zip(labels_M.tolist(), taken_M.tolist(), strict=True)
-    counts = Counter((label, taken) for label, taken in pairs if label not in (taken, UNLABELED))
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [(names[label], names[taken], count) for (label, taken), count in ordered[:most]]
+    taken_M: np.ndarray,
+    labels_M: np.ndarray,
+    names: Sequence[str],
+    ids: Sequence[str],
+    most: int = MOST_CONFUSIONS,
+) -> list[Confusion]:
+    """The most frequent mistakes; equally frequent by number. `ids` [M] name the images."""
+    found: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for label, taken, name in zip(labels_M.tolist(), taken_M.tolist(), ids, strict=True):
+        if label not in (taken, UNLABELED):
+            found[label, taken].append(name)
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        Confusion(names[label], names[taken], len(images), images[:MOST_IMAGES])
+        for (label, taken), images in ordered[:most]
+    ]
+
+
+def told(
+    ranked_MC: Tensor, labels_M: np.ndarray, names: Sequence[str], test: Source, rows_M: np.ndarray
+) -> dict[str, Any]:
+    """The fields of a `ClassesResult` that are read off the ranked classes of the test images.
+
+    `ranked_MC`: int64, the likeliest classes of each image, the likeliest first; `rows_M`: the
+    images' places in `test`. Raises `UserError` when none of them is labeled.
+    """
+    require_labeled(test, labels_M)
+    accuracy = ranking_accuracy(ranked_MC, labels_M)
+    taken_M = ranked_MC[:, 0].numpy()
+    return {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "per_class": per_class_accuracy(taken_M, labels_M, names),
+        "confusions": most_confused(taken_M, labels_M, names, [test.ids[i] for i in rows_M]),
+        "test_images": int((labels_M != UNLABELED).sum()),
+    }
+
+
+def require_labeled(source: Source, labels_M: np.ndarray) -> None:
+    """`UserError` when none of the readable images, which these labels are of, has a label."""
+    if not (labels_M != UNLABELED).any():
+        raise UserError(f"{source.spec}: has no image that is labeled and readable")
+
+
+def require_two_classes(train: Source, labels_M: np.ndarray) -> None:
+    """`UserError` when the readable images, which these labels are of, are of one class."""
+    if len(np.unique(labels_M[labels_M != UNLABELED])) < 2:
+        raise UserError(
+            f"{train.spec}: has fewer than two classes with readable images, so there is nothing "
+            "to tell apart; add images of another class"
+        )

@@ -10,7 +10,7 @@ and 255 is void (not scored). They are matched by the image's relative path with
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from PIL import Image
 from dino_core.data import BadImage, Source
 from dino_core.errors import UserError
 from dino_core.evaluation.passes import Passing, each, images_of, weights_and_shape
+from dino_core.evaluation.results import Result, left_out
 from dino_core.gallery.features import preprocessing
 from dino_core.gallery.images import source_hash
 from dino_core.models import Model
@@ -100,6 +101,21 @@ class Masks:
                 f"({shape[1]} x {shape[0]} px); is it another image's mask?"
             )
         return truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksResult(Result):
+    """Shares (0..1) of how well the objects of masks are found."""
+
+    data: str
+    data_hash: str
+    masks: str
+    masks_hash: str
+    images_scored: list[tuple[str, float]] = field(repr=False)  # id, share
+
+    def best_and_worst(self, n: int = 6) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+        """(id, share) of the `n` images whose objects are found best, and of the `n` worst."""
+        return best_and_worst(self.images_scored, n)
 
 
 @dataclass(frozen=True)
@@ -276,12 +292,3 @@ def _nothing_left(source: Source, found: Sequence[dict[str, Any]]) -> str:
         f"{source.spec}: none of its images can be scored (the first {what} that cannot be read: "
         f"{reason}); mend the files, or name another folder"
     )
-
-
-def left_out(names: Sequence[str], one: str, many: str) -> list[str]:
-    """`3 images have no mask and are left out: a.jpg, b.jpg, c.jpg`; no sentence without names."""
-    if not names:
-        return []
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    what = f"1 image {one} and is" if len(names) == 1 else f"{len(names):,} images {many} and are"
-    return [f"{what} left out: {shown}"]
