@@ -21,7 +21,7 @@ Shapes: B images a batch, N patches, D width, C classes, R probes (one per rate)
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,17 +33,20 @@ from torch.nn.functional import cross_entropy
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
+    ClassesResult,
     labels_as_in,
-    most_confused,
     names_of,
-    per_class_accuracy,
+    require_labeled,
+    require_two_classes,
+    told,
 )
 from dino_core.evaluation.heads import INIT_STD, MOMENTUM, TOP, Held, chunks, cosine, near
 from dino_core.evaluation.linear import HELD_OUT, RATE_BATCH, default_batch, pick, stratified
 from dino_core.evaluation.passes import Look, Passing, features
+from dino_core.evaluation.results import unreadable
 from dino_core.gallery.features import prepared, preprocessing
 from dino_core.gallery.images import source_hash
-from dino_core.measures.knn import UNLABELED, ranking_accuracy
+from dino_core.measures.knn import UNLABELED
 from dino_core.models import Backbone, Model, has_patches, untrained
 from dino_core.rng import permutation, torch_seed
 
@@ -96,41 +99,22 @@ class Probes:
             one.addcmul_(rates, moving, value=-factor)
 
 
-@dataclass(frozen=True)
-class AttentiveResult:
+@dataclass(frozen=True, kw_only=True)
+class AttentiveResult(ClassesResult):
     """Shares of test images in percent."""
 
-    top1: float
-    top5: float
     lr: float  # for a batch of 256
     epoch: int  # from 1
-    per_class: dict[str, float]  # top-1 in percent of each class that test has
-    confusions: list[tuple[str, str, int]]  # (class, taken for, images), the most frequent first
     held_out: float | None  # top-1 on the tenth of train that rate and epoch were chosen on
     gigabytes: float  # of patch tokens that were held, train and test together
     classes: int
-    train_images: int
-    test_images: int
     epochs: int
     batch: int
-    model: str
-    model_hash: str
-    train: str
-    train_hash: str
-    test: str
-    test_hash: str
-    notes: list[str] = field(default_factory=list)  # sentences: what was left out and why
-    random_init: "AttentiveResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        named = {self.model: self, "untrained": self.random_init}
-        rows = {name: row for name, row in named.items() if row is not None}
-        width = max(len("attentive, %"), *(len(name) for name in rows))
+        rows = self.rows()
+        width = max(len("attentive, %"), *map(len, rows))
         lines = [f"{'attentive, %':{width}}     top-1    top-5"]
         for name, row in rows.items():
             how = f"lr {row.lr:g}, epoch {row.epoch} of {row.epochs}"
@@ -235,13 +219,8 @@ def _judge(
     assert train.labels is not None
     labels, truth = train.labels[learned.rows], test_labels[asked.rows]
     labeled = np.flatnonzero(labels != UNLABELED)
-    if len(np.unique(labels[labeled])) < 2:
-        raise UserError(
-            f"{train.spec}: has fewer than two classes with readable images, so there is nothing "
-            "to tell apart; add images of another class"
-        )
-    if not (truth != UNLABELED).any():
-        raise UserError(f"{test.spec}: has no image that is labeled and readable")
+    require_two_classes(train, labels)
+    require_labeled(test, truth)
     held = near(learned.array, device)
     mean_D = _mean(held, labeled, width, device)
     epochs, batch = setting["epochs"], setting["batch"] or default_batch(len(labeled))
@@ -279,21 +258,14 @@ def _judge(
         lr, epoch, held_out, notes = setting["rates"][place], epoch + 1, float(top1_K[best]), []
     probes = fit([lr], labeled, epoch, lambda probes: None, "Training the chosen probe")
     ranked = _ranking(probes, asked.array)
-    taken, names = ranked[:, 0].numpy(), names_of(train, test)
-    accuracy = ranking_accuracy(ranked, truth)
-    bad = len(learned.bad) + len(asked.bad)
     return AttentiveResult(
-        top1=accuracy.top1,
-        top5=accuracy.top5,
+        **told(ranked, truth, names_of(train, test), test, asked.rows),
         lr=lr,
         epoch=epoch,
-        per_class=per_class_accuracy(taken, truth, names),
-        confusions=most_confused(taken, truth, names),
         held_out=held_out,
         gigabytes=(learned.array.nbytes + asked.array.nbytes) / 1e9,
         classes=len(train.classes),
         train_images=len(labeled),
-        test_images=int((truth != UNLABELED).sum()),
         epochs=epochs,
         batch=batch,
         model=model.spec,
@@ -302,7 +274,7 @@ def _judge(
         train_hash=source_hash(train),
         test=test.spec,
         test_hash=source_hash(test),
-        notes=notes + ([f"{bad:,} unreadable images were left out"] if bad else []),
+        notes=notes + unreadable([*learned.bad, *asked.bad]),
     )
 
 

@@ -9,9 +9,9 @@ exp(similarity / 0.07), k = 10, 20, 100 and 200, of which the best is reported.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,62 +21,56 @@ from torch import Tensor
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
+    ClassesResult,
     labels_as_in,
-    most_confused,
     names_of,
-    per_class_accuracy,
+    require_labeled,
+    told,
 )
 from dino_core.evaluation.passes import Passing, features, kind_look
+from dino_core.evaluation.results import UNTRAINED, unreadable
 from dino_core.gallery.extraction import default_workers
 from dino_core.gallery.features import SourceFeatures, source_features
 from dino_core.gallery.images import source_hash
 from dino_core.measures.knn import TEMPERATURE, UNLABELED, Accuracy, knn_vote, ranking_accuracy
 from dino_core.models import Model, untrained
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
+from dino_core.models.preprocess import by_band
 
 KS = (10, 20, 100, 200)
+PIXELS = "raw pixels"
 PIXELS_SIDE = 32
+OTHER_MEAN, OTHER_STD = 0.45, 0.225  # of channels that are not RGB; about what RGB's are
 
 
-@dataclass(frozen=True)
-class KnnResult:
-    """Shares of test images in percent; `top1` is the published figure."""
+@dataclass(frozen=True, kw_only=True)
+class KnnResult(ClassesResult):
+    """All figures but `per_k` are those at the best k; `top1` is the published one."""
 
-    top1: float  # at the best k
-    top5: float  # at the same k
     k: int  # the best of `per_k` by top-1
     per_k: dict[int, Accuracy]
-    per_class: dict[str, float]  # top-1 at the best k, of each class that test has
-    confusions: list[tuple[str, str, int]]  # (class, taken for, images), the most frequent first
-    model: str
-    model_hash: str
-    train: str
-    train_hash: str
-    test: str
-    test_hash: str
-    train_images: int
-    test_images: int
     temperature: float
-    notes: list[str] = field(default_factory=list)  # sentences: what was left out and why
-    random_init: "KnnResult | None" = None  # the same for the untrained backbone
     pixels: "KnnResult | None" = None  # the same for raw pixels
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def rows(self) -> dict[str, Self]:
+        rows = super().rows()
+        return rows if self.pixels is None else rows | {PIXELS: self.pixels}
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        named = {self.model: self, "untrained": self.random_init, "raw pixels": self.pixels}
-        rows = {name: row for name, row in named.items() if row is not None}
-        width = max(len(name) for name in rows)
+        rows = self.rows()
+        width = max(len("top-1, %"), *map(len, rows))
         head = "".join(f"{f'k={k}':>9}" for k in self.per_k)
         lines = [f"{'top-1, %':{width}}{head}     best  (its top-5)"]
+        if len(self.per_k) > 1:
+            lines.insert(0, "k-NN; best: at the k that is best on test, as published")
         for name, row in rows.items():
             figures = "".join(f"{accuracy.top1:9.2f}" for accuracy in row.per_k.values())
             lines.append(f"{name:{width}}{figures}{row.top1:9.2f}  ({row.top5:.2f})")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} that vote")
-        lines += [f"{a} taken for {b}: {count:,}" for a, b, count in self.confusions[:3]]
+        lines += [
+            f"{one.label} taken for {one.taken_for}: {one.images:,}" for one in self.confusions[:3]
+        ]
         return "\n".join(lines + self.notes)
 
 
@@ -119,9 +113,9 @@ def evaluate(
     asked = _Asked(train, test, labels, tuple(ks), temperature, hashes, passing)
     result = _score(asked, model)
     if random_init:
-        result = replace(result, random_init=_score(asked, untrained(model), name="untrained"))
+        result = replace(result, random_init=_score(asked, untrained(model), name=UNTRAINED))
     if pixels:
-        result = replace(result, pixels=_score(asked, None, name="raw pixels"))
+        result = replace(result, pixels=_score(asked, None, name=PIXELS))
     return replace(result, notes=notes + result.notes)
 
 
@@ -135,25 +129,23 @@ def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
     )
     assert train.labels is not None
     voting, labels = train.labels[voters.rows], asked.test_labels[judged.rows]
+    require_labeled(train, voting)
+    require_labeled(test, labels)
     most = int((voting != UNLABELED).sum())
-    ks = sorted({min(k, most) for k in asked.ks})
-    if not most or not (labels != UNLABELED).any():
-        raise UserError(f"{train.spec} or {test.spec}: has no image that is labeled and readable")
-    device = torch.device("cpu") if model is None else model.device
     ranked = knn_vote(
-        torch.as_tensor(np.asarray(voters.array)).to(device), voting, np.asarray(judged.array), ks,
+        torch.as_tensor(np.asarray(voters.array)).to("cpu" if model is None else model.device),
+        voting,
+        np.asarray(judged.array),
+        sorted({min(k, most) for k in asked.ks}),
         temperature=asked.temperature,
-    )  # fmt: skip
+    )
     per_k = {k: ranking_accuracy(ranked_MC, labels) for k, ranked_MC in ranked.items()}
     best = max(per_k, key=lambda k: per_k[k].top1)
-    taken, names = ranked[best][:, 0].numpy(), names_of(train, test)
     return KnnResult(
-        top1=per_k[best].top1,
-        top5=per_k[best].top5,
+        **told(ranked[best], labels, names_of(train, test), test, judged.rows),
         k=best,
         per_k=per_k,
-        per_class=per_class_accuracy(taken, labels, names),
-        confusions=most_confused(taken, labels, names),
+        temperature=asked.temperature,
         model=name or (model.spec if model else ""),
         model_hash=model.hash if model else "",
         train=train.spec,
@@ -161,40 +153,39 @@ def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
         test=test.spec,
         test_hash=asked.hashes[1],
         train_images=most,
-        test_images=int((labels != UNLABELED).sum()),
-        temperature=asked.temperature,
-        notes=_notes(asked.ks, most, len(voters.bad) + len(judged.bad)),
+        notes=unreadable([*voters.bad, *judged.bad]) + _clamped(asked.ks, most),
     )
 
 
-def _notes(ks: Sequence[int], most: int, bad: int) -> list[str]:
-    """What was done otherwise than asked."""
-    notes = [f"{bad:,} unreadable images were left out"] if bad else []
-    if max(ks) > most:
-        notes.append(f"k above {most:,} counts as {most:,}: so many images vote")
-    return notes
+def _clamped(ks: Sequence[int], most: int) -> list[str]:
+    """A sentence where more neighbors are asked for than there are."""
+    if max(ks) <= most:
+        return []
+    return [f"k above {most:,} counts as {most:,}: so many images vote"]
 
 
 def pixel_features(source: Source, passing: Passing) -> SourceFeatures:
     """What a model has to beat: whole images at 32 x 32 px, normalized, as one vector each."""
+    workers = default_workers(torch.device("cpu")) if passing.workers is None else passing.workers
     return source_features(
         source,
         _small_pixels,
         _flat,
-        dim=3 * PIXELS_SIDE**2,
+        dim=source.channels * PIXELS_SIDE**2,
         batch_size=passing.batch_size,
-        workers=(
-            default_workers(torch.device("cpu")) if passing.workers is None else passing.workers
-        ),
+        workers=workers,
         progress=passing.progress,
         message="Raw pixels",
     )
 
 
 def _small_pixels(image: np.ndarray) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [32, 32, 3], normalized per channel as for a model."""
-    small = Image.fromarray(image).resize((PIXELS_SIDE, PIXELS_SIDE), Image.Resampling.BICUBIC)
+    """uint8 [H, W, C] -> float32 [32, 32, C], normalized per channel as for a model."""
+    size = (PIXELS_SIDE, PIXELS_SIDE)
+    small = by_band(lambda band: np.asarray(band.resize(size, Image.Resampling.BICUBIC)), image)
     values = torch.from_numpy(np.array(small)).float() / 255
+    if image.shape[2] != len(IMAGENET_MEAN):
+        return (values - OTHER_MEAN) / OTHER_STD
     return (values - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
 
 

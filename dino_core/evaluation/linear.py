@@ -26,7 +26,7 @@ Shapes: M images, F dimensions held, C classes, R rates.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +37,11 @@ from torch import Tensor
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
+    ClassesResult,
     labels_as_in,
-    most_confused,
     names_of,
-    per_class_accuracy,
+    require_two_classes,
+    told,
 )
 from dino_core.evaluation.heads import Heads, Held, moments, near
 from dino_core.evaluation.heads import train as train_heads
@@ -57,6 +58,7 @@ from dino_core.evaluation.linear_weights import (
     write_linear_weights,
 )
 from dino_core.evaluation.passes import Passing, features
+from dino_core.evaluation.results import unreadable
 from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
 from dino_core.measures.knn import UNLABELED, ranking_accuracy
@@ -75,49 +77,29 @@ HELD_OUT = 0.1
 Pooling = Literal["no", "yes", "both"]
 
 
-@dataclass(frozen=True)
-class LinearResult:
-    """Shares of test images in percent; `top1` is the published figure."""
+@dataclass(frozen=True, kw_only=True)
+class LinearResult(ClassesResult):
+    """`top1` is the published figure."""
 
-    top1: float
-    top5: float
     lr: float  # for a batch of 256, as published; 0 for given weights
     epoch: int  # from 1; 0 for given weights
     n_blocks: int  # whose class tokens are seen
     avgpool: bool  # whether the mean patch token is too
-    per_class: dict[str, float]  # top-1 in percent of each class that test has
-    confusions: list[tuple[str, str, int]]  # (class, taken for, images), the most frequent first
     held_out: float | None  # top-1 on the tenth of train that rate, features and epoch came from
     # of each head: n_blocks, avgpool, lr, its epoch; held_out and loss there, of how many images
     sweep: list[dict[str, Any]]
     classes: int
-    train_images: int
-    test_images: int
-    model: str
-    model_hash: str
-    train: str
-    train_hash: str
-    test: str
-    test_hash: str
     epochs: int
     batch: int
     views: int  # random crops of each training image beside the center one
     standardized: bool  # whether heads learned from standardized features
     as_published: bool
     weights: str  # the file of given weights, or ""
-    notes: list[str] = field(default_factory=list)  # sentences: what was left out and why
-    random_init: "LinearResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        rows = {self.model: self}
-        if self.random_init is not None:
-            rows["untrained"] = self.random_init
-        width = max(len(name) for name in rows)
+        rows = self.rows()
+        width = max(len("linear, %"), *map(len, rows))
         lines = [f"{'linear, %':{width}}     top-1    top-5  features"]
         for name, row in rows.items():
             how = f"{Seen(row.n_blocks, row.avgpool)}"
@@ -125,7 +107,7 @@ class LinearResult:
                 how += f", lr {row.lr:g}, epoch {row.epoch} of {row.epochs}"
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} to learn from")
-        lines += [f"{a} taken for {b}: {count}" for a, b, count in self.confusions[:3]]
+        lines += [f"{a} taken for {b}: {count:,}" for a, b, count, _ in self.confusions[:3]]
         return "\n".join(lines + self.notes)
 
 
@@ -252,11 +234,7 @@ class Learning:
         assert train.labels is not None
         self.labels = train.labels[self.rows]
         self.labeled = np.flatnonzero(self.labels != UNLABELED)
-        if len(np.unique(self.labels[self.labeled])) < 2:
-            raise UserError(
-                f"{train.spec}: has fewer than two classes with readable images, so there is "
-                "nothing to tell apart; add images of another class"
-            )
+        require_two_classes(train, self.labels)
         self.batch = setup.batch or default_batch(len(self.labeled))
         held = near(first.array, model.device)
         self._views[1 if setup.as_published else 0] = held
@@ -455,7 +433,7 @@ def _given(
     ranked = head.ranking(asked.array, np.arange(len(asked.array)))
     notes.append("without random initialization: the given weights were made for this backbone")
     return LinearResult(
-        **_figures(ranked, labels[asked.rows], names, test),
+        **told(ranked, labels[asked.rows], names, test, asked.rows),
         lr=0.0,
         epoch=0,
         n_blocks=linear.blocks,
@@ -476,7 +454,7 @@ def _given(
         standardized=False,
         as_published=False,
         weights=str(path),
-        notes=notes + _left_out(asked),
+        notes=notes + unreadable(asked.bad),
     )
 
 
@@ -495,7 +473,7 @@ def _result(
     """What became of heads that were trained here."""
     setup, model = learning.setup, learning.model
     return LinearResult(
-        **_figures(ranked, sides.test_labels[asked.rows], sides.names, sides.test),
+        **told(ranked, sides.test_labels[asked.rows], sides.names, sides.test, asked.rows),
         lr=lr,
         epoch=epoch,
         n_blocks=seen.blocks,
@@ -516,25 +494,8 @@ def _result(
         standardized=setup.standardize,
         as_published=setup.as_published,
         weights="",
-        notes=learning.notes + _left_out(learning, asked),
+        notes=learning.notes + unreadable([*learning.bad, *asked.bad]),
     )
-
-
-def _figures(
-    ranked_MC: Tensor, labels_M: np.ndarray, names: Sequence[str], test: Source
-) -> dict[str, Any]:
-    """The part of a result that is read off the ranked classes of the test images."""
-    if not (labels_M != UNLABELED).any():
-        raise UserError(f"{test.spec}: has no image that is labeled and readable")
-    accuracy = ranking_accuracy(ranked_MC, labels_M)
-    taken_M = ranked_MC[:, 0].numpy()
-    return {
-        "top1": accuracy.top1,
-        "top5": accuracy.top5,
-        "per_class": per_class_accuracy(taken_M, labels_M, names),
-        "confusions": most_confused(taken_M, labels_M, names),
-        "test_images": int((labels_M != UNLABELED).sum()),
-    }
 
 
 def _numbered(
@@ -552,11 +513,6 @@ def _numbered(
     listed = ", ".join(others[:3])
     notes = [f"{len(others)} test classes are not in train ({listed}): they count as wrong"]
     return of_class[test.labels], names, notes if others else []
-
-
-def _left_out(*sides: "SourceFeatures | Learning") -> list[str]:
-    bad = sum(len(side.bad) for side in sides)
-    return [f"{bad:,} unreadable images were left out"] if bad else []
 
 
 def _weights(head: Heads, seen: Seen) -> LinearWeights:

@@ -15,18 +15,23 @@ Shapes: M images, D dimensions, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.evaluation.classes import labels_as_in
-from dino_core.evaluation.heads import logistic_regression
+from dino_core.evaluation.classes import labels_as_in, require_labeled, require_two_classes
+from dino_core.evaluation.heads import chunks, logistic_regression
 from dino_core.evaluation.passes import Passing, features, kind_look
+from dino_core.evaluation.results import Result, unreadable
+from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
+from dino_core.gallery.progress import Progress
 from dino_core.measures.knn import UNLABELED, knn_vote, ranking_accuracy
 from dino_core.models import Model, untrained
 from dino_core.rng import permutation
@@ -51,8 +56,8 @@ class FewLabels:
     knn_each: list[float]
 
 
-@dataclass(frozen=True)
-class LowShotResult:
+@dataclass(frozen=True, kw_only=True)
+class LowShotResult(Result):
     """Accuracy by the number of labels, "1 %" and "10 %" of them, "1", "2", ... a class."""
 
     labels: dict[str, FewLabels]
@@ -63,23 +68,14 @@ class LowShotResult:
     k: int
     strength: float  # of the fit against regularization: scikit-learn's C
     seed: int
-    model: str
-    model_hash: str
     train: str
     train_hash: str
     test: str
     test_hash: str
-    notes: list[str] = field(default_factory=list)  # sentences: what was left out and why
-    random_init: "LowShotResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        named = {self.model: self, "untrained": self.random_init}
-        rows = {name: row for name, row in named.items() if row is not None}
+        rows = self.rows()
         width = max(len("labels, top-1 in %"), *(len(name) + 10 for name in rows))
         lines = [f"{'labels, top-1 in %':{width}}" + "".join(f"{name:>14}" for name in self.labels)]
         for name, row in rows.items():
@@ -89,6 +85,23 @@ class LowShotResult:
             lines += [f"{name + ', linear':{width}}{linear}", f"{name + ', k-NN':{width}}{votes}"]
         lines.append(f"{self.test_images:,} test images, {self.repeats} draws of the labels")
         return "\n".join(lines + self.notes)
+
+
+class Budget(NamedTuple):
+    """How many labels each class keeps."""
+
+    amount: float  # a share (0..1] of them, or a number
+    share: bool
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for all budgets; fields of the result as well."""
+
+    repeats: int
+    k: int
+    strength: float
+    seed: int
 
 
 def evaluate(
@@ -112,13 +125,10 @@ def evaluate(
     of more. `k` above the number of labels counts as that number. Raises `UserError` for settings
     that mean nothing, and as k-NN does for sources that cannot be judged.
     """
-    budgets = _budgets(shares, per_class, repeats, k, strength)
+    settings = _Settings(repeats, k, strength, seed)
+    budgets = _budgets(shares, per_class, settings)
     test_labels, notes = labels_as_in(train, test, "low-shot accuracy")
-    settings = {"repeats": repeats, "k": k, "strength": strength, "seed": seed}
-
-    def judge(one: Model) -> LowShotResult:
-        return _judge(one, train, test, test_labels, budgets, settings, passing)
-
+    judge = partial(_judge, train, test, test_labels, budgets, settings, passing)
     result = judge(model)
     if random_init:
         result = replace(result, random_init=judge(untrained(model)))
@@ -142,9 +152,9 @@ def labeled_subset(
 
 
 def _budgets(
-    shares: Sequence[float], per_class: Sequence[int], repeats: int, k: int, strength: float
-) -> dict[str, tuple[float, bool]]:
-    """Name -> amount, and whether it is a share."""
+    shares: Sequence[float], per_class: Sequence[int], settings: _Settings
+) -> dict[str, Budget]:
+    """The budgets by name."""
     if not all(0 < share <= 1 for share in shares) or not all(n >= 1 for n in per_class):
         raise UserError(
             f"shares {tuple(shares)}, per_class {tuple(per_class)}: shares lie above 0 and up to "
@@ -152,56 +162,87 @@ def _budgets(
         )
     if not [*shares, *per_class]:
         raise UserError("low-shot: name at least one share or number of labels")
+    repeats, k, strength = settings.repeats, settings.k, settings.strength
     if repeats < 1 or k < 1 or not 0 < strength < float("inf"):
         raise UserError(
             f"repeats {repeats}, k {k}, strength {strength}: each has to be above 0, and finite"
         )
-    found: dict[str, tuple[float, bool]] = {f"{n} a class": (n, False) for n in sorted(per_class)}
-    return found | {f"{100 * share:g} %": (share, True) for share in sorted(shares)}
+    numbers = {f"{n} a class": Budget(n, False) for n in sorted(per_class)}
+    return numbers | {f"{100 * share:g} %": Budget(share, True) for share in sorted(shares)}
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One model's features and their classes, from which labels are drawn."""
+
+    model: Model
+    classes: int
+    learned: SourceFeatures
+    labels: np.ndarray  # int64, of `learned`
+    asked: SourceFeatures
+    truth: np.ndarray  # int64, of `asked`, in the numbers of the training classes
+    settings: _Settings
+    progress: Progress
+
+    def judge(self, budget: Budget) -> FewLabels:
+        """All draws of one budget."""
+        repeats, seed = self.settings.repeats, self.settings.seed
+        draws = [
+            labeled_subset(self.labels, budget.amount, seed, repeat, share=budget.share)
+            for repeat in range(repeats)
+        ]
+        count = len(draws[0])  # the same in each
+        message = f"{count:,} labels on {self.model.spec}"
+        linear, votes = [], []
+        for done, rows in enumerate(draws):
+            self.progress(done, repeats, message)
+            x_ND = torch.from_numpy(self.learned.array[rows]).to(self.model.device)
+            linear.append(self._top1(self._by_regression(x_ND, self.labels[rows])))
+            votes.append(self._top1(self._by_vote(x_ND, self.labels[rows])))
+        self.progress(repeats, repeats, message)
+        return FewLabels(*_spread(linear), *_spread(votes), count, linear, votes)
+
+    def _top1(self, ranked_MC: Tensor) -> float:
+        return ranking_accuracy(ranked_MC, self.truth).top1
+
+    def _by_vote(self, x_ND: Tensor, labels_N: np.ndarray) -> Tensor:
+        k = self.settings.k
+        return knn_vote(x_ND, labels_N, self.asked.array, [k])[k]
+
+    def _by_regression(self, x_ND: Tensor, labels_N: np.ndarray) -> Tensor:
+        """The likeliest class of every test image, int64 [M, 1]."""
+        weight_CD, bias_C = logistic_regression(
+            x_ND, labels_N, self.classes, self.settings.strength, self.model.device
+        )
+        every_M = np.arange(len(self.asked.array))
+        parts = [
+            (x_BD @ weight_CD.T + bias_C).argmax(1, keepdim=True).cpu()
+            for x_BD, _ in chunks(self.asked.array, every_M, weight_CD.device)
+        ]
+        return torch.cat(parts)
 
 
 def _judge(
-    model: Model,
     train: Source,
     test: Source,
     test_labels: np.ndarray,
-    budgets: dict[str, tuple[float, bool]],
-    settings: dict[str, Any],
+    budgets: dict[str, Budget],
+    settings: _Settings,
     passing: Passing,
+    model: Model,
 ) -> LowShotResult:
     """The protocol for one model."""
     look = kind_look(model, "cls")
     learned, asked = (features(model, source, look, passing) for source in (train, test))
     assert train.labels is not None
     labels, truth = train.labels[learned.rows], test_labels[asked.rows]
-    present = np.unique(labels[labels != UNLABELED])
-    if len(present) < 2:
-        raise UserError(
-            f"{train.spec}: has fewer than two classes with readable images, so there is nothing "
-            "to tell apart; add images of another class"
-        )
-    if not (truth != UNLABELED).any():
-        raise UserError(f"{test.spec}: has no image that is labeled and readable")
-    few, done, total = {}, 0, len(budgets) * settings["repeats"]
-    message = f"Few labels on {model.spec}"
-    passing.progress(0, total, message)
-    for name, (amount, share) in budgets.items():
-        linear, votes, images = [], [], 0
-        for repeat in range(settings["repeats"]):
-            rows = labeled_subset(labels, amount, settings["seed"], repeat, share=share)
-            images = len(rows)
-            some = torch.from_numpy(learned.array[rows]), labels[rows]
-            ranked = _ranked(*some, asked.array, len(train.classes), settings["strength"], model)
-            linear.append(ranking_accuracy(ranked, truth).top1)
-            there = some[0].to(model.device)
-            ranked = knn_vote(there, some[1], asked.array, [settings["k"]])[settings["k"]]
-            votes.append(ranking_accuracy(ranked, truth).top1)
-            done += 1
-            passing.progress(done, total, message)
-        few[name] = FewLabels(*_spread(linear), *_spread(votes), images, linear, votes)
-    bad = len(learned.bad) + len(asked.bad)
+    require_two_classes(train, labels)
+    require_labeled(test, truth)
+    drawing = _Drawing(
+        model, len(train.classes), learned, labels, asked, truth, settings, passing.progress
+    )
     return LowShotResult(
-        labels=few,
+        labels={name: drawing.judge(budget) for name, budget in budgets.items()},
         classes=len(train.classes),
         train_images=int((labels != UNLABELED).sum()),
         test_images=int((truth != UNLABELED).sum()),
@@ -211,28 +252,9 @@ def _judge(
         train_hash=source_hash(train),
         test=test.spec,
         test_hash=source_hash(test),
-        notes=_too_few(labels, present, budgets)
-        + ([f"{bad:,} unreadable images were left out"] if bad else []),
-        **settings,
+        notes=_too_few(labels, budgets) + unreadable([*learned.bad, *asked.bad]),
+        **asdict(settings),
     )
-
-
-def _ranked(
-    x_ND: torch.Tensor,
-    labels_N: np.ndarray,
-    asked_MD: np.ndarray,
-    classes: int,
-    strength: float,
-    model: Model,
-    chunk: int = 8192,
-) -> torch.Tensor:
-    """The likeliest class of every test image by logistic regression, int64 [M, 1]."""
-    weight_CD, bias_C = logistic_regression(x_ND, labels_N, classes, strength, model.device)
-    parts = []
-    for start in range(0, len(asked_MD), chunk):
-        x_BD = torch.from_numpy(np.array(asked_MD[start : start + chunk])).to(weight_CD.device)
-        parts.append((x_BD @ weight_CD.T + bias_C).argmax(1, keepdim=True).cpu())
-    return torch.cat(parts)
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
@@ -240,17 +262,15 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _too_few(
-    labels: np.ndarray, present: np.ndarray, budgets: dict[str, tuple[float, bool]]
-) -> list[str]:
-    """A sentence where classes have fewer images than should keep their labels."""
-    fewest = min(int((labels == label).sum()) for label in present)
-    names = [name for name, (n, share) in budgets.items() if not share and n > fewest]
+def _too_few(labels_M: np.ndarray, budgets: dict[str, Budget]) -> list[str]:
+    """Sentences where a class has not the images to keep what the budget says."""
+    fewest = int(np.unique(labels_M[labels_M != UNLABELED], return_counts=True)[1].min())
     notes = [
         f"{name}: at least one label a class, which is more than that share of {fewest} images"
-        for name, (n, share) in budgets.items()
-        if share and n * fewest < 0.5
+        for name, budget in budgets.items()
+        if budget.share and budget.amount * fewest < 0.5
     ]
+    names = [name for name, one in budgets.items() if not one.share and one.amount > fewest]
     if names:
         told = ", ".join(names)
         notes.append(f"{told}: classes with fewer images ({fewest} at the least) keep them all")
