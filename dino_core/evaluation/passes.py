@@ -5,17 +5,18 @@
     scores = each("attention", settings, source.ids, compute, passing, "Looking")
 
 A pass lies in a folder of its own, named after a digest of all that it depends on (weights, images,
-settings), so it is found again by whoever asks for the same, and never by anyone else:
+settings, the code), so it is found again by whoever asks for the same, and never by anyone else:
 
     features/cls-1f0c3a5e77aa/
-        pass.json        all that it depends on; written last
+        pass.json        all that it depends on, and how model and data were spelled; written last
         features.npy     float32 [M, dim]
         images.jsonl     one line per source image: its facts, or why it is bad
     features/attention-90b1d2c48a01/
         pass.json
         items-0.jsonl    {"item": "a.jpg", "value": ...}, as the first process computed them
 
-Stopped at any moment, the same call goes on with what is there. Under torchrun every process makes
+Stopped at any moment, the same call goes on with what is there; made twice at the same time, the
+second waits for the first. A pass that is whole is only read. Under torchrun every process makes
 the same calls: each computes a share, and all get everything, so what follows needs no care.
 
 Shapes: B images a batch, M readable images, S x T pixels, C channels.
@@ -28,7 +29,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,8 +37,9 @@ from typing import Any
 
 import numpy as np
 
-from dino_core import distributed
+from dino_core import __version__, distributed
 from dino_core.data import BadImage, Source
+from dino_core.data.packed import Packed
 from dino_core.errors import UserError
 from dino_core.files import held, whole_file, write_json
 from dino_core.gallery.extraction import (
@@ -63,7 +65,12 @@ from dino_core.gallery.progress import Progress, silent
 from dino_core.gallery.shares import Agree, Group, take_part
 from dino_core.models import Model
 
+# Raised whenever what a look or a protocol computes of an image changes: a kept pass knows its
+# weights, images and settings, but not the code. `test_passes.py` pins what is computed.
+REVISION = 1
+
 PLAN = "pass.json"
+SPELLED = "spelled"  # of a plan as it is written: for those who read it, not compared
 FACTS = "images.jsonl"
 LOCK = ".computing.lock"
 ITEMS = "items-{}.jsonl"
@@ -71,6 +78,8 @@ READ = "read-{}"  # by that process, where the folder goes afterwards
 PAUSE = 0.2  # seconds between two looks at what the other processes have done
 LOOKED_AT = 16  # images whose content tells that a source is the same
 DIGITS = 12  # of a digest, in a folder's name
+WHOLE, OURS, BUSY = "whole", "ours", "busy"  # a pass that is asked for
+WAITING = "waiting for another process, that computes the same"
 
 
 @dataclass(frozen=True)
@@ -110,10 +119,10 @@ def kind_look(model: Model, kind: str = "cls") -> Look:
 def features(model: Model, source: Source, look: Look, passing: Passing) -> SourceFeatures:
     """What `look` makes of every readable image, in the source's order.
 
-    The array is memory-mapped where the pass is kept. Raises `UserError` when another process is
-    computing the same, the disk is full, or a feature is not finite.
+    The array is memory-mapped where the pass is kept. Raises `UserError` when the disk is full, a
+    feature is not finite, or a kept pass is damaged.
     """
-    message = f"Features ({look.name}) of {model.spec}"
+    message = f"Features ({look.name}) of {source.spec} by {model.spec}"
     run = Embedder(model, look.tokens, unit=look.unit)
     workers = default_workers(model.device) if passing.workers is None else passing.workers
     how: dict[str, Any] = {
@@ -130,55 +139,45 @@ def features(model: Model, source: Source, look: Look, passing: Passing) -> Sour
     def compute(images: range) -> Generator[Batch, None, None]:
         return batches(source, images, look.prepare, run, **how)
 
-    plan = {
-        "what": look.name,
-        "model": model.spec,
+    plan = _plan(
+        look.name,
         **weights_and_shape(model),
-        "data": source.spec,
         **images_of(source),
-        "settings": look.settings,
-        "unit": look.unit,
-        "dim": look.dim,
-    }
+        settings=look.settings,
+        unit=look.unit,
+        dim=look.dim,
+    )
 
-    def say(done: int, total: int, _: str) -> None:
+    def say(done: int, total: int, _: str = "") -> None:
         passing.progress(done, total, message)
 
     with _folder(plan, passing) as folder:
-        agree = passing.agree
-        if distributed.is_main():
-            with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
-                if _plan(folder) != plan:
-                    _compute(folder, plan, look.dim, len(source), compute, agree, say)
-                elif agree is not None:
-                    agree(None)  # nothing to share
-        elif agree is not None:
-            take_part(folder, plan, look.dim, agree, compute)
-        if agree is not None:
-            agree("whole")  # the others wait here for the first one
+        with _turn(folder, plan, passing, message) as missing:
+            if not missing:
+                say(len(source), len(source))
+            elif distributed.is_main():
+                _compute(folder, plan, len(source), compute, passing.agree, say)
+                _finish(folder, plan, model=model.spec, data=source.spec)
+            elif passing.agree is not None:
+                take_part(folder, plan, look.dim, passing.agree, compute)
         return _opened(folder, source, look.dim, in_memory=passing.keep is None)
 
 
 def _compute(
     folder: Path,
     plan: dict[str, Any],
-    dim: int,
     total: int,
     compute: Callable[[range], Generator[Batch, None, None]],
     agree: Agree | None,
     say: Progress,
 ) -> None:
-    """Compute what is missing; the plan is written when nothing is."""
-    part = PartialFeatures(folder, plan, dim, redo=True)
-    with closing(part):
+    """Compute what is missing of `total` images."""
+    with closing(PartialFeatures(folder, plan, plan["dim"], redo=True)) as part:
         Group(part, total, agree).compute(compute, say)
         facts = part.facts()
         part.finish()
     with whole_file(folder / FACTS) as aside:
         aside.write_text("".join(json.dumps(one) + "\n" for one in facts), encoding="utf-8")
-    write_json(folder / PLAN, plan)
-    for name in (BUILDING, FACTS_PART):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _opened(folder: Path, source: Source, dim: int, *, in_memory: bool) -> SourceFeatures:
@@ -218,43 +217,40 @@ def each(
             found.append(compute(i))
         passing.progress(len(items), len(items), message)
         return found
-    plan = {"what": name, "settings": settings, "items": _digest(list(items))}
+    plan = _plan(name, settings=settings, items=_digest(list(items)))
     with _folder(plan, passing) as folder:
-        if not distributed.is_main():
-            return _each(folder, plan, items, compute, passing, message)
-        with held(folder / LOCK, f"{folder}: another process computes this now; wait for it"):
-            return _each(folder, plan, items, compute, passing, message)
+        with _turn(folder, plan, passing, message) as missing:
+            if missing:
+                _compute_each(folder, items, compute, passing, message)
+                if distributed.is_main():
+                    _finish(folder, plan)
+        values = _values(folder)
+    if not values.keys() >= set(items):
+        raise UserError(f"{folder}: is damaged (it is too short); delete it to compute it again")
+    passing.progress(len(items), len(items), message)
+    return [values[name] for name in items]
 
 
-def _each(
+def _compute_each(
     folder: Path,
-    plan: dict[str, Any],
     items: Sequence[str],
     compute: Callable[[int], Any],
     passing: Passing,
     message: str,
-) -> list[Any]:
-    agree = passing.agree or (lambda value: value)
-    left = agree([i for i, name in enumerate(items) if name not in _values(folder)])
+) -> None:
+    """This process's share of the items that are missing; the first one waits for the others'."""
+    agree = passing.agree or _alone
+    found = _values(folder).keys() if distributed.is_main() else ()
+    left = agree([i for i, name in enumerate(items) if name not in found])
     own = left[distributed.rank() :: distributed.world_size()]
     done = len(items) - len(left)
     with _appending(folder / ITEMS.format(distributed.rank())) as write:
         for place, i in enumerate(own):
             passing.progress(done + place * distributed.world_size(), len(items), message)
             write({"item": items[i], "value": compute(i)})
-    values = _values(folder)
-    while distributed.is_main() and not values.keys() >= set(items):
-        if passing.agree is None:
-            raise UserError(f"{folder}: is damaged; delete it to compute it again")
-        time.sleep(PAUSE)  # for what the other processes have still to do
-        values = _values(folder)
-    passing.progress(len(items), len(items), message)
-    if distributed.is_main():
-        write_json(folder / PLAN, plan)
-    if passing.agree is not None:
-        agree("whole")
-        values = _values(folder)
-    return [values[name] for name in items]
+    if distributed.is_main() and distributed.world_size() > 1:
+        while not _values(folder).keys() >= set(items):
+            time.sleep(PAUSE)
 
 
 def _values(folder: Path) -> dict[str, Any]:
@@ -291,6 +287,46 @@ def _appending(path: Path) -> Iterator[Callable[[Any], None]]:
 
 
 @contextmanager
+def _turn(folder: Path, plan: dict[str, Any], passing: Passing, message: str) -> Iterator[bool]:
+    """Whether the pass is to be computed, for as long as it is ours to do so.
+
+    Of several processes the first one looks, and alone holds the lock; they all leave when it is
+    whole. Where another start computes the same, they wait until it has ended, however it did: what
+    it left is found whole, or gone on with.
+    """
+    agree = passing.agree or _alone
+    with ExitStack() as lock:
+        state = agree(_state(folder, plan, lock))
+        if state == BUSY:
+            passing.progress(0, 1, f"{message}: {WAITING}")
+        while state == BUSY:
+            time.sleep(PAUSE)
+            state = agree(_state(folder, plan, lock))
+        yield state == OURS
+        agree(WHOLE)  # the others wait here for the first one
+
+
+def _state(folder: Path, plan: dict[str, Any], lock: ExitStack) -> str:
+    """`WHOLE`, `BUSY`, or `OURS`, with `lock` held; only the first process knows."""
+    if not distributed.is_main():
+        return ""
+    if _is_whole(folder, plan):
+        return WHOLE  # and may lie on a disk that cannot be written
+    try:
+        lock.enter_context(held(folder / LOCK, BUSY))
+    except UserError as error:
+        if str(error) != BUSY:
+            raise
+        return BUSY
+    return WHOLE if _is_whole(folder, plan) else OURS  # it may have become so just now
+
+
+def _alone(value: Any) -> Any:
+    """What one process agrees on with itself."""
+    return value
+
+
+@contextmanager
 def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
     """The folder of a pass, the same one in all processes; where none is kept one that goes."""
     root, ours = passing.keep, False
@@ -301,7 +337,7 @@ def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
     words = re.sub(r"\W+", "-", str(plan["what"]).lower()).strip("-")
     folder = root / f"{words}-{_digest(plan)}"
     try:
-        if distributed.is_main():
+        if distributed.is_main() and not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
         if passing.agree is not None and not passing.agree(folder.is_dir()):
             raise UserError(f"{folder}: cannot be made")
@@ -340,13 +376,17 @@ def weights_and_shape(model: Model) -> dict[str, Any]:
     return {"model_hash": model.hash, "model_info": info}
 
 
-def images_of(source: Source) -> dict[str, str]:
-    """What tells that the images are the same."""
-    return {"source_hash": source_hash(source), "looked_at": _looked_at(source)}
+def images_of(source: Source) -> dict[str, Any]:
+    """What tells that the images are the same, however their place is spelled."""
+    return {
+        "source_hash": source_hash(source),
+        "looked_at": _looked_at(source),
+        "container": _container(source),
+    }
 
 
 def _looked_at(source: Source) -> str:
-    """The content of a few images: those in a .tar have no times of change."""
+    """The content of a few images: not all are files, with sizes and times of change."""
     spread = {i * len(source) // LOOKED_AT for i in range(LOOKED_AT)} if len(source) else set()
     found = []
     for i in sorted(spread):
@@ -357,11 +397,38 @@ def _looked_at(source: Source) -> str:
     return _digest(found)
 
 
-def _plan(folder: Path) -> Any:
-    try:
-        return json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _container(source: Source) -> list[float] | None:
+    """Size and time of change of the one file that holds all images, such as a .tar."""
+    while isinstance(inner := getattr(source, "source", None), Source):
+        source = inner  # what shows crops of another's images
+    if not isinstance(source, Packed):
         return None
+    found = source.file.stat()
+    return [found.st_size, found.st_mtime]
+
+
+def _plan(what: str, **depends: Any) -> dict[str, Any]:
+    """All that a pass depends on, the code included, as it is read again from JSON."""
+    code = {"version": __version__, "revision": REVISION}
+    plan: dict[str, Any] = json.loads(json.dumps({"what": what, **code, **depends}))
+    return plan
+
+
+def _finish(folder: Path, plan: dict[str, Any], **spelled: str) -> None:
+    """From now on the pass is found whole."""
+    write_json(folder / PLAN, plan | {SPELLED: spelled} if spelled else plan)
+    for name in (BUILDING, FACTS_PART):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path, plan: dict[str, Any]) -> bool:
+    try:
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if isinstance(found, dict):
+        found.pop(SPELLED, None)
+    return bool(found == plan)
 
 
 def _digest(value: Any) -> str:

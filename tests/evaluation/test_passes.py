@@ -1,6 +1,10 @@
 """Passes: the same figures kept or not, resumed where they were stopped, shared by processes."""
 
+import json
+import shutil
 import tarfile
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,9 @@ from dino_core import distributed
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import passes
-from dino_core.evaluation.passes import Passing, each, features, kind_look
+from dino_core.evaluation.linear_features import RandomCrops
+from dino_core.evaluation.passes import WAITING, Passing, each, features, kind_look
+from dino_core.files import held
 from dino_core.gallery import features_of
 from dino_core.models import Model, ModelInfo, create_backbone, untrained
 
@@ -36,6 +42,20 @@ def source() -> Any:
     return open_source(f"scenes:{COUNT}")
 
 
+class Stop(Exception):
+    pass
+
+
+def stop_at(image: int) -> Any:
+    """Progress that ends the pass when so many images are done."""
+
+    def progress(done: int, *_: Any) -> None:
+        if done >= image:
+            raise Stop
+
+    return progress
+
+
 def test_kept_or_not_the_features_are_those_of_a_gallery(model, source, tmp_path: Path) -> None:
     look = kind_look(model)
     plain = features_of(model, source, batch_size=4, workers=0).array
@@ -49,8 +69,6 @@ def test_kept_or_not_the_features_are_those_of_a_gallery(model, source, tmp_path
 
 
 def test_what_is_not_of_length_1_keeps_its_length(model, source) -> None:
-    from dataclasses import replace
-
     look = replace(kind_look(model), unit=False)
     raw = features(model, source, look, Passing(workers=0)).array
     unit = features(model, source, kind_look(model), Passing(workers=0)).array
@@ -62,26 +80,9 @@ def test_what_is_not_of_length_1_keeps_its_length(model, source) -> None:
 def test_a_pass_that_was_stopped_goes_on(model, source, tmp_path, monkeypatch) -> None:
     look, seen = kind_look(model), []
     passing = Passing(keep=tmp_path, batch_size=4, workers=0)
-
-    class Stop(Exception):
-        pass
-
-    def stopping(*args: Any, **how: Any) -> Any:
-        for number, batch in enumerate(batches(*args, **how)):
-            if number == 3:
-                raise Stop
-            yield batch
-
-    def counting(source: Any, images: Any, *args: Any, **how: Any) -> Any:
-        seen.extend(images)
-        return batches(source, images, *args, **how)
-
-    batches = passes.batches
-    monkeypatch.setattr(passes, "batches", stopping)
     with pytest.raises(Stop):
-        features(model, source, look, passing)
-    monkeypatch.setattr(passes, "batches", counting)
-    found = features(model, source, look, passing)
+        features(model, source, look, replace(passing, progress=stop_at(12)))
+    found = count_images(monkeypatch, seen)(model, source, look, passing)
     assert seen == list(range(12, COUNT)), "what was done is not done again"
     plain = features_of(model, source, batch_size=4, workers=0).array
     np.testing.assert_array_equal(found.array, plain)
@@ -90,8 +91,6 @@ def test_a_pass_that_was_stopped_goes_on(model, source, tmp_path, monkeypatch) -
 
 
 def test_other_weights_images_or_settings_are_another_pass(model, source, tmp_path) -> None:
-    from dataclasses import replace
-
     passing = Passing(keep=tmp_path, workers=0)
     look = kind_look(model)
     features(model, source, look, passing)
@@ -102,16 +101,200 @@ def test_other_weights_images_or_settings_are_another_pass(model, source, tmp_pa
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def tar_of(place: Path, colors: list[int]) -> Any:
+    """Images of one color each, named by number."""
+    with tarfile.open(place, "w") as tar:
+        for i, color in enumerate(colors):
+            path = place.parent / f"{i:02d}.png"
+            Image.fromarray(np.full((40, 50, 3), color, np.uint8)).save(path)
+            tar.add(path, path.name)
+            path.unlink()
+    return open_source(str(place))
+
+
 def test_a_tar_of_the_same_names_and_other_images_is_another_pass(model, tmp_path) -> None:
-    for color in (40, 200):
-        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
-            for i in range(3):
-                path = tmp_path / f"{i}.png"
-                Image.fromarray(np.full((40, 50, 3), color + i, np.uint8)).save(path)
-                tar.add(path, path.name)
-        source = open_source(str(tmp_path / "photos.tar"))
-        features(model, source, kind_look(model), Passing(keep=tmp_path / "kept", workers=0))
+    passing = Passing(keep=tmp_path / "kept", workers=0)
+    for colors in ([40, 41, 42], [200, 201, 202]):
+        features(model, tar_of(tmp_path / "photos.tar", colors), kind_look(model), passing)
     assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_tar_in_which_one_image_was_mended_is_another_pass(model, tmp_path, crops) -> None:
+    """Of 40 images 16 are looked at, and number 1 is none of these."""
+    passing = Passing(keep=tmp_path / "kept", workers=0)
+    for place, color in (("old.tar", 1), ("new.tar", 250)):
+        source = tar_of(tmp_path / place, [0, color, *range(2, 40)])
+        shown = RandomCrops(source, model.info, view=1, seed=0) if crops else source
+        features(model, shown, kind_look(model), passing)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_however_model_and_data_are_spelled_it_is_one_pass(model, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((40, 50, 3), 40 * i, np.uint8)).save(folder / f"{i}.jpg")
+    monkeypatch.chdir(tmp_path)
+    same = Model(model.backbone, "runs/same", torch.device("cpu"))
+    seen: list[int] = []
+    run = count_images(monkeypatch, seen)
+    for one, spec in ((model, "photos"), (model, "./photos"), (same, f"{tmp_path}/photos/")):
+        run(one, open_source(spec), kind_look(one), Passing(keep=Path("kept"), workers=0))
+    (kept,) = Path("kept").iterdir()
+    assert seen == list(range(5)), "computed once"
+    assert json.loads((kept / passes.PLAN).read_text())[passes.SPELLED] == {
+        "model": "tiny", "data": "photos",
+    }  # fmt: skip
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch, seen: list[int]) -> Any:
+    """`features`; the numbers of the images that are computed go to `seen`."""
+
+    def counting(source: Any, images: Any, *args: Any, **how: Any) -> Any:
+        seen.extend(images)
+        return batches(source, images, *args, **how)
+
+    batches = passes.batches
+    monkeypatch.setattr(passes, "batches", counting)
+    return features
+
+
+@pytest.mark.parametrize("what", ["REVISION", "__version__"])
+def test_what_other_code_computed_is_another_pass(
+    model, source, tmp_path, monkeypatch, what
+) -> None:
+    passing = Passing(keep=tmp_path, workers=0)
+    for code in (1, 2):
+        monkeypatch.setattr(passes, what, code)
+        features(model, source, kind_look(model), passing)
+        each("squares", {}, ITEMS, lambda i: i * i, passing, "Squaring")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# -- found whole, or computed by somebody else ------------------------------------------------
+
+
+def lying(folder: Path) -> dict[str, Any]:
+    """All that lies in a folder, and when it was written."""
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def test_a_whole_pass_is_only_read(model, source, tmp_path, monkeypatch) -> None:
+    """So it may lie on a disk that cannot be written, and its lock be held by somebody."""
+
+    def ask() -> tuple[np.ndarray, list[int]]:
+        passing = Passing(keep=tmp_path, workers=0)
+        array = features(model, source, kind_look(model), passing).array
+        return array, each("squares", {}, ITEMS, lambda i: i * i, passing, "Squaring")
+
+    def write(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is to be written")
+
+    array, squares = ask()
+    there = lying(tmp_path)
+    assert sum(passes.PLAN in path for path in there) == 2
+    for module, name in ((passes, "held"), (passes, "write_json"), (Path, "mkdir")):
+        monkeypatch.setattr(module, name, write)
+    again, values = ask()
+    np.testing.assert_array_equal(again, array)
+    assert values == squares and lying(tmp_path) == there
+
+
+class Elsewhere:
+    """Another process that computes the pass in `folder`, until the second look at it."""
+
+    def __init__(self, folder: Path, leaves: Path) -> None:
+        self.folder, self.leaves, self.looks = folder, leaves, 0
+        folder.mkdir(parents=True)
+        self.lock = ExitStack()
+        self.lock.enter_context(held(folder / passes.LOCK, "held twice"))
+
+    def sleep(self, _: float) -> None:
+        self.looks += 1
+        if self.looks == 2:
+            shutil.copytree(self.leaves, self.folder, dirs_exist_ok=True)
+            self.lock.close()
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_who_asks_for_what_another_computes_waits_for_it(
+    model, source, tmp_path, monkeypatch, died
+) -> None:
+    look, told = kind_look(model), []
+    seen: list[int] = []
+    run = count_images(monkeypatch, seen)
+    if died:
+        with pytest.raises(Stop):
+            stopping = Passing(tmp_path / "a", batch_size=4, workers=0, progress=stop_at(12))
+            features(model, source, look, stopping)
+    else:
+        features(model, source, look, Passing(tmp_path / "a", batch_size=4, workers=0))
+    (made,) = (tmp_path / "a").iterdir()
+    other = Elsewhere(tmp_path / "b" / made.name, made)
+    monkeypatch.setattr(passes.time, "sleep", other.sleep)
+    seen.clear()
+    passing = Passing(
+        tmp_path / "b", batch_size=4, workers=0, progress=lambda *said: told.append(said)
+    )
+    found = run(model, source, look, passing)
+    assert seen == (list(range(12, COUNT)) if died else [])
+    plain = features_of(model, source, batch_size=4, workers=0).array
+    np.testing.assert_array_equal(found.array, plain)
+    message = f"Features (cls) of scenes:{COUNT} by tiny"
+    assert [said for said in told if WAITING in said[2]] == [(0, 1, f"{message}: {WAITING}")]
+    assert told[-1] == (COUNT, COUNT, message)
+
+
+def test_items_that_another_computes_are_waited_for(tmp_path, monkeypatch) -> None:
+    def compute(i: int) -> int:
+        if i == 3 and not stopped:
+            stopped.append(i)
+            raise Stop
+        asked.append(i)
+        return i * i
+
+    asked: list[int] = []
+    stopped: list[int] = []
+    with pytest.raises(Stop):
+        each("squares", {}, ITEMS, compute, Passing(tmp_path / "a"), "Squaring")
+    (made,) = (tmp_path / "a").iterdir()
+    other = Elsewhere(tmp_path / "b" / made.name, made)
+    monkeypatch.setattr(passes.time, "sleep", other.sleep)
+    values = each("squares", {}, ITEMS, compute, Passing(tmp_path / "b"), "Squaring")
+    assert values == [i * i for i in range(7)] and asked == list(range(7))
+
+
+def test_a_group_waits_as_a_whole(tmp_path, monkeypatch) -> None:
+    """Two processes in turn: what the first one met is what the second is told."""
+    each("squares", {}, ITEMS, lambda i: i * i, Passing(tmp_path / "a"), "Squaring")
+    (made,) = (tmp_path / "a").iterdir()
+    other = Elsewhere(tmp_path / "b" / made.name, made)
+    monkeypatch.setattr(passes.time, "sleep", other.sleep)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said: list[Any] = []
+
+    def run(rank: int, agree: Any) -> Any:
+        monkeypatch.setenv("RANK", str(rank))
+        passing = Passing(tmp_path / "b", agree=agree)
+        return each("squares", {}, ITEMS, lambda i: [][i], passing, "Squaring")
+
+    def first(value: Any) -> Any:
+        said.append(value)
+        return value
+
+    squares = [i * i for i in range(7)]
+    assert run(0, first) == squares
+    assert said == [True, passes.BUSY, passes.BUSY, passes.WHOLE, passes.WHOLE]
+    assert run(1, lambda _: said.pop(0)) == squares and not said
+
+
+def test_items_that_a_hand_took_away_say_what_to_do(tmp_path) -> None:
+    each("squares", {}, ITEMS, lambda i: i * i, Passing(tmp_path), "Squaring")
+    (lines,) = tmp_path.rglob(passes.ITEMS.format(0))
+    lines.write_text(lines.read_text()[:-20])
+    with pytest.raises(UserError, match="delete it to compute it again"):
+        each("squares", {}, ITEMS, lambda i: i * i, Passing(tmp_path), "Squaring")
 
 
 def test_unreadable_images_are_told_and_left_out(model, tmp_path) -> None:
