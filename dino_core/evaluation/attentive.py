@@ -20,10 +20,10 @@ Shapes: B images a batch, N patches, D width, C classes, R probes (one per rate)
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +40,23 @@ from dino_core.evaluation.classes import (
     require_two_classes,
     told,
 )
-from dino_core.evaluation.heads import INIT_STD, MOMENTUM, TOP, Held, chunks, cosine, near
-from dino_core.evaluation.linear import HELD_OUT, RATE_BATCH, default_batch, pick, stratified
+from dino_core.evaluation.heads import (
+    INIT_STD,
+    MOMENTUM,
+    Held,
+    chunks,
+    cosine,
+    near,
+    ranking,
+    scores,
+)
+from dino_core.evaluation.linear_training import (
+    HELD_OUT,
+    RATE_BATCH,
+    default_batch,
+    pick,
+    stratified,
+)
 from dino_core.evaluation.passes import Look, Passing, features
 from dino_core.evaluation.results import unreadable
 from dino_core.gallery.features import prepared, preprocessing
@@ -81,6 +96,10 @@ class Probes:
         """[B, R, C]."""
         seen_BRD = self.attention(x_BND) @ x_BND - self.mean_D
         return torch.einsum("brd,rcd->brc", seen_BRD, self.weight_RCD) + self.bias_RC
+
+    def flat_logits(self, x_BF: Tensor) -> Tensor:
+        """`logits` of tokens as they are held, [B, N * D]."""
+        return self.logits(x_BF.unflatten(1, (-1, len(self.mean_D))))
 
     def step(self, x_BND: Tensor, labels_B: Tensor, factor: float = 1.0) -> None:
         """One step of SGD with momentum for each probe, at `factor` times its rate."""
@@ -153,12 +172,28 @@ def evaluate(
             f"{train.spec} and {test.spec}: their patch tokens need {needed:.3g} GB, more than "
             f"{most_gigabytes:g}; allow more, or take fewer images"
         )
-    setting = {"rates": tuple(rates), "epochs": epochs, "batch": batch, "seed": seed}
-    judge = partial(_judge, train, test, labels, setting, passing)
+    settings = _Settings(tuple(rates), epochs, batch, seed)
+    judge = partial(_judge, train, test, labels, settings, passing)
     result = judge(model)
     if random_init:
         result = replace(result, random_init=judge(untrained(model)))
     return replace(result, notes=notes + result.notes)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    rates: tuple[float, ...]
+    epochs: int
+    batch: int | None
+    seed: int
+
+
+class _Choice(NamedTuple):
+    """Fields of the result as well."""
+
+    lr: float
+    epoch: int
+    held_out: float | None  # top-1 there; None: nothing could be held out
 
 
 def gigabytes(model: Model, images: int) -> float:
@@ -193,7 +228,7 @@ def train_probes(
     batch: int,
     until: int,
     seed: int,
-    after: Any = lambda epoch: None,
+    after: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """As `heads.train`; `held` are tokens [M, N * D]."""
     dim, device = probes.query_RD.shape[1], probes.query_RD.device
@@ -205,76 +240,104 @@ def train_probes(
         after(epoch)
 
 
+class _Learning:
+    """The labeled training images of one model: their patch tokens, and probes for them."""
+
+    def __init__(self, train: Source, settings: _Settings, model: Model, passing: Passing) -> None:
+        self.settings, self.passing = settings, passing
+        found = features(model, train, patch_look(model), passing)
+        assert train.labels is not None
+        self.labels = train.labels[found.rows]
+        require_two_classes(train, self.labels)
+        self.labeled = np.flatnonzero(self.labels != UNLABELED)
+        self.classes, self.bad, self.bytes = len(train.classes), found.bad, found.array.nbytes
+        self.batch = settings.batch or default_batch(len(self.labeled))
+        self.held = near(found.array, model.device)
+        self.mean_D = _mean(self.held, self.labeled, model.backbone.embed_dim, model.device)
+
+    def fit(
+        self,
+        rates: Sequence[float],
+        rows: np.ndarray,
+        message: str,
+        until: int | None = None,
+        after: Callable[[Probes], None] = lambda probes: None,
+    ) -> Probes:
+        """Fresh probes at rates as they are for a batch of 256, trained on some rows."""
+        settings = self.settings
+        until = settings.epochs if until is None else until
+        scaled = [rate * self.batch / RATE_BATCH for rate in rates]
+        probes = Probes(scaled, len(self.mean_D), self.classes, self.mean_D, settings.seed)
+
+        def say(epoch: int) -> None:
+            after(probes)
+            self.passing.progress(epoch + 1, until, message)
+
+        self.passing.progress(0, until, message)
+        train_probes(
+            probes, self.held, rows, self.labels, epochs=settings.epochs, batch=self.batch,
+            until=until, seed=settings.seed, after=say,
+        )  # fmt: skip
+        return probes
+
+    def choose(self) -> _Choice:
+        """Rate and epoch by a tenth of the images, which the others are trained for."""
+        rates, epochs, seed = self.settings.rates, self.settings.epochs, self.settings.seed
+        out_M = stratified(self.labels, HELD_OUT, seed, "attentive held out")
+        out, rows = np.flatnonzero(out_M), self.labeled[~out_M[self.labeled]]
+        if not len(out):
+            return _Choice(sorted(rates)[len(rates) // 2], epochs, None)
+        figures: list[tuple[np.ndarray, np.ndarray]] = []  # of each epoch, [R] each
+
+        def look(probes: Probes) -> None:
+            where = self.mean_D.device
+            figures.append(
+                scores(probes.flat_logits, self.held, out, self.labels, where, EVALUATED_AT_ONCE)
+            )
+
+        self.fit(rates, rows, f"Training {len(rates)} attentive probes", after=look)
+        top1_K, loss_K = (np.concatenate(one) for one in zip(*figures, strict=True))
+        best = pick(top1_K, loss_K, len(out))
+        epoch, place = divmod(best, len(rates))
+        return _Choice(rates[place], epoch + 1, float(top1_K[best]))
+
+
 def _judge(
     train: Source,
     test: Source,
     test_labels: np.ndarray,
-    setting: dict[str, Any],
+    settings: _Settings,
     passing: Passing,
     model: Model,
 ) -> AttentiveResult:
     """The protocol for one model."""
-    look, width, device = patch_look(model), model.backbone.embed_dim, model.device
-    learned, asked = (features(model, source, look, passing) for source in (train, test))
-    assert train.labels is not None
-    labels, truth = train.labels[learned.rows], test_labels[asked.rows]
-    labeled = np.flatnonzero(labels != UNLABELED)
-    require_two_classes(train, labels)
+    learning = _Learning(train, settings, model, passing)
+    asked = features(model, test, patch_look(model), passing)
+    truth = test_labels[asked.rows]
     require_labeled(test, truth)
-    held = near(learned.array, device)
-    mean_D = _mean(held, labeled, width, device)
-    epochs, batch = setting["epochs"], setting["batch"] or default_batch(len(labeled))
-
-    def fit(rates: Sequence[float], rows: np.ndarray, until: int, after: Any, what: str) -> Probes:
-        scaled = [rate * batch / RATE_BATCH for rate in rates]
-        probes = Probes(scaled, width, len(train.classes), mean_D, setting["seed"])
-
-        def say(epoch: int) -> None:
-            after(probes)
-            passing.progress(epoch + 1, until, what)
-
-        passing.progress(0, until, what)
-        train_probes(
-            probes, held, rows, labels,
-            epochs=epochs, batch=batch, until=until, seed=setting["seed"], after=say,
-        )  # fmt: skip
-        return probes
-
-    out_M = stratified(labels, HELD_OUT, setting["seed"], "attentive held out")
-    out, figures = np.flatnonzero(out_M), []
-    lr, epoch, held_out = sorted(setting["rates"])[len(setting["rates"]) // 2], epochs, None
+    choice = learning.choose()
+    message = "Training the chosen probe"
+    probes = learning.fit([choice.lr], learning.labeled, message, until=choice.epoch)
+    ranked = ranking(
+        lambda x_BF: probes.flat_logits(x_BF)[:, 0],
+        asked.array, np.arange(len(asked.array)), learning.classes, model.device, EVALUATED_AT_ONCE,
+    )  # fmt: skip
     notes = ["no class has two images, so rate and epoch were not chosen"]
-    if len(out):
-
-        def look_at_out(probes: Probes) -> None:
-            figures.append(_scores(probes, held, out, labels))
-
-        rows = labeled[~out_M[labeled]]
-        count = len(setting["rates"])
-        fit(setting["rates"], rows, epochs, look_at_out, f"Training {count} attentive probes")
-        top1_K, loss_K = (np.concatenate(one) for one in zip(*figures, strict=True))
-        best = pick(top1_K, loss_K, len(out))
-        epoch, place = divmod(best, count)
-        lr, epoch, held_out, notes = setting["rates"][place], epoch + 1, float(top1_K[best]), []
-    probes = fit([lr], labeled, epoch, lambda probes: None, "Training the chosen probe")
-    ranked = _ranking(probes, asked.array)
     return AttentiveResult(
         **told(ranked, truth, names_of(train, test), test, asked.rows),
-        lr=lr,
-        epoch=epoch,
-        held_out=held_out,
-        gigabytes=(learned.array.nbytes + asked.array.nbytes) / 1e9,
-        classes=len(train.classes),
-        train_images=len(labeled),
-        epochs=epochs,
-        batch=batch,
+        **choice._asdict(),
+        gigabytes=(learning.bytes + asked.array.nbytes) / 1e9,
+        classes=learning.classes,
+        train_images=len(learning.labeled),
+        epochs=settings.epochs,
+        batch=learning.batch,
         model=model.spec,
         model_hash=model.hash,
         train=train.spec,
         train_hash=source_hash(train),
         test=test.spec,
         test_hash=source_hash(test),
-        notes=notes + unreadable([*learned.bad, *asked.bad]),
+        notes=(notes if choice.held_out is None else []) + unreadable([*learning.bad, *asked.bad]),
     )
 
 
@@ -283,35 +346,6 @@ def _mean(held: Held, rows: np.ndarray, width: int, device: torch.device) -> Ten
     parts = chunks(held, rows, device, EVALUATED_AT_ONCE)
     total = sum(x_BF.unflatten(1, (-1, width)).mean(1).sum(0).cpu().double() for x_BF, _ in parts)
     return torch.as_tensor(total / len(rows), dtype=torch.float32).to(device)
-
-
-def _scores(
-    probes: Probes, held: Held, rows: np.ndarray, labels_M: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 in percent and mean cross entropy of each probe, float64 [R]."""
-    device, width = probes.query_RD.device, probes.query_RD.shape[1]
-    right_R, loss_R = np.zeros(len(probes.rates)), np.zeros(len(probes.rates))
-    for x_BF, some in chunks(held, rows, device, EVALUATED_AT_ONCE):
-        logits_BRC = probes.logits(x_BF.unflatten(1, (-1, width)))
-        labels_B = torch.as_tensor(labels_M[some], device=device)
-        labels_BR = labels_B[:, None].expand(-1, len(right_R))
-        right_R += (logits_BRC.argmax(2) == labels_BR).sum(0).cpu().numpy()
-        loss_BR = cross_entropy(logits_BRC.transpose(1, 2), labels_BR, reduction="none")
-        loss_R += loss_BR.sum(0).cpu().numpy()
-    fine_R = np.isfinite(loss_R)
-    top1_R = np.where(fine_R, 100 * right_R / len(rows), 0.0)
-    return top1_R, np.where(fine_R, loss_R / len(rows), np.inf)
-
-
-def _ranking(probes: Probes, held: Held) -> Tensor:
-    """The likeliest classes of all rows by the first probe, int64 [M, min(5, C)]."""
-    device, width = probes.query_RD.device, probes.query_RD.shape[1]
-    most = min(TOP, probes.bias_RC.shape[1])
-    parts = [
-        probes.logits(x_BF.unflatten(1, (-1, width)))[:, 0].topk(most, dim=1).indices.cpu()
-        for x_BF, _ in chunks(held, np.arange(len(held)), device, EVALUATED_AT_ONCE)
-    ]
-    return torch.cat([torch.empty(0, most, dtype=torch.int64), *parts])
 
 
 def _grid(model: Model) -> tuple[int, int]:

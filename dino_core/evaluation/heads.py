@@ -21,7 +21,8 @@ Shapes: B images a batch, F dimensions held, D of them seen, C classes, R heads 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -75,9 +76,34 @@ class Heads:
         self._moving_weight = torch.zeros_like(self.weight_RCD)
         self._moving_bias = torch.zeros_like(self.bias_RC)
 
+    @classmethod
+    def of(cls, weight_CD: Tensor, bias_C: Tensor, device: torch.device | str = "cpu") -> Self:
+        """A head that was trained before; copies."""
+        classes, dim = weight_CD.shape
+        head = cls([0.0], dim, classes, device=device)
+        head.weight_RCD.copy_(weight_CD)
+        head.bias_RC.copy_(bias_C)
+        return head
+
     @property
     def device(self) -> torch.device:
         return self.weight_RCD.device
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes in training, copies on the CPU; `restore` goes on with it."""
+        return {name: tensor.cpu().clone() for name, tensor in self._changing().items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self._changing().items():
+            tensor.copy_(state[name])
+
+    def _changing(self) -> dict[str, Tensor]:
+        return {
+            "weight": self.weight_RCD,
+            "bias": self.bias_RC,
+            "moving_weight": self._moving_weight,
+            "moving_bias": self._moving_bias,
+        }
 
     def logits(self, x_BF: Tensor) -> Tensor:
         """[B, R, C]."""
@@ -126,27 +152,53 @@ class Heads:
 
         Labels lie below C. A head that left the numbers has a top-1 of 0 and an infinite loss.
         """
-        right_R, loss_R = np.zeros(len(self.rates)), np.zeros(len(self.rates))
-        for x_BF, some in chunks(held, rows_N, self.device):
-            logits_BRC = self.logits(x_BF)
-            labels_BR = torch.as_tensor(labels_M[some], device=self.device)[:, None].expand(
-                -1, len(self.rates)
-            )
-            right_R += (logits_BRC.argmax(2) == labels_BR).sum(0).cpu().numpy()
-            loss_BR = cross_entropy(logits_BRC.transpose(1, 2), labels_BR, reduction="none")
-            loss_R += loss_BR.sum(0).cpu().numpy()
-        fine_R = np.isfinite(loss_R)
-        top1_R = np.where(fine_R, 100 * right_R / len(rows_N), 0.0)
-        return top1_R, np.where(fine_R, loss_R / len(rows_N), np.inf)
+        return scores(self.logits, held, rows_N, labels_M, self.device)
 
     def ranking(self, held: Held, rows_N: np.ndarray, head: int = 0) -> Tensor:
         """The likeliest classes of some rows by one head, int64 [N, min(5, C)], on the CPU."""
-        most = min(TOP, self.classes)
-        parts = [
-            self.logits(x_BF)[:, head].topk(most, dim=1).indices.cpu()
-            for x_BF, _ in chunks(held, rows_N, self.device)
-        ]
-        return torch.cat([torch.empty(0, most, dtype=torch.int64), *parts])
+        return ranking(
+            lambda x_BF: self.logits(x_BF)[:, head], held, rows_N, self.classes, self.device
+        )
+
+
+def scores(
+    logits_of: Callable[[Tensor], Tensor],
+    held: Held,
+    rows_N: np.ndarray,
+    labels_M: np.ndarray,
+    device: torch.device,
+    size: int = EVALUATED_AT_ONCE,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`Heads.scores` of whatever makes logits [B, R, C] of features [B, F], `size` at a time."""
+    right, losses = [], []
+    for x_BF, some in chunks(held, rows_N, device, size):
+        logits_BRC = logits_of(x_BF)
+        labels_B = torch.as_tensor(labels_M[some], device=device)
+        labels_BR = labels_B[:, None].expand(-1, logits_BRC.shape[1])
+        right.append((logits_BRC.argmax(2) == labels_BR).sum(0).cpu())
+        loss_BR = cross_entropy(logits_BRC.transpose(1, 2), labels_BR, reduction="none")
+        losses.append(loss_BR.sum(0).cpu().double())
+    right_R, loss_R = (torch.stack(one).sum(0).numpy() for one in (right, losses))
+    fine_R = np.isfinite(loss_R)
+    top1_R = np.where(fine_R, 100 * right_R / len(rows_N), 0.0)
+    return top1_R, np.where(fine_R, loss_R / len(rows_N), np.inf)
+
+
+def ranking(
+    logits_of: Callable[[Tensor], Tensor],
+    held: Held,
+    rows_N: np.ndarray,
+    classes: int,
+    device: torch.device,
+    size: int = EVALUATED_AT_ONCE,
+) -> Tensor:
+    """`Heads.ranking` of whatever makes logits [B, C] of features [B, F], `size` at a time."""
+    most = min(TOP, classes)
+    parts = [
+        logits_of(x_BF).topk(most, dim=1).indices.cpu()
+        for x_BF, _ in chunks(held, rows_N, device, size)
+    ]
+    return torch.cat([torch.empty(0, most, dtype=torch.int64), *parts])
 
 
 def train(
@@ -157,19 +209,21 @@ def train(
     *,
     epochs: int,
     batch: int,
+    first: int = 0,
     until: int | None = None,
     seed: int = 0,
     after: Callable[[int], None] = lambda epoch: None,
 ) -> None:
     """Train all heads on the same batches; `after(epoch)` is called when an epoch from 0 is done.
 
-    With `until` the schedule of `epochs` is left after so many of them.
+    With `until` the schedule of `epochs` is left after so many of them; with `first` that many are
+    taken for done.
 
     `features_of(epoch)` gives the features of that epoch, `rows_N` says which of them to train on,
     `labels_M` int64 below C the labels of all. The order is keyed by `seed` and epoch.
     """
     device = groups[0].device
-    for epoch in range(epochs if until is None else until):
+    for epoch in range(first, epochs if until is None else until):
         held, factor = features_of(epoch), cosine(epoch, epochs)
         order_N = rows_N[permutation(len(rows_N), seed, "linear order", epoch)]
         for x_BF, some in chunks(held, order_N, device, batch):

@@ -50,7 +50,7 @@ class KnnResult(ClassesResult):
     k: int  # the best of `per_k` by top-1
     per_k: dict[int, Accuracy]
     temperature: float
-    pixels: "KnnResult | None" = None  # the same for raw pixels
+    pixels: Self | None = None  # the same for raw pixels
 
     def rows(self) -> dict[str, Self]:
         rows = super().rows()
