@@ -3,7 +3,7 @@
 Published protocol (DINO, section 4.3 and its eval_copy_detection script): images squeezed to
 320 x 320 px, class token beside the generalized mean of the patch tokens, cosine; each strong copy
 asks originals and distractors, of its 20 nearest the average precision of its original counts.
-Features may be whitened first, by what other images have in common.
+Features may be whitened first, by what other images have in common (see `measures/whitening.py`).
 
     originals, copies = open_pairs(Path("copydays"))
     result = evaluate(load_model("starter"), originals, copies, whitening=open_source("others"))
@@ -22,7 +22,7 @@ Shapes: H x W pixels, C channels, S pixels a side, M images, D dimensions.
 
 import csv
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,8 +35,8 @@ from torch import Tensor
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError, at_least
 from dino_core.evaluation.ground_truth import by_tail, places_of
-from dino_core.evaluation.masks import left_out
 from dino_core.evaluation.passes import Look, Passing, features
+from dino_core.evaluation.results import Result, left_out, unreadable
 from dino_core.gallery.features import SourceFeatures, cls_and_gem, feature_dim
 from dino_core.gallery.images import source_hash
 from dino_core.measures.ranking import average_precision, top_ranks
@@ -66,17 +66,15 @@ class Answer:
     margin: float | None  # cosine of the first original minus that one's, -2..2, where both are
 
 
-@dataclass(frozen=True)
-class CopiesResult:
+@dataclass(frozen=True, kw_only=True)
+class CopiesResult(Result):
     """Mean average precision over the copies, in percent."""
 
     map: float  # the published figure (strong copies)
     top1: float  # copies whose nearest image is an original of theirs
     queries: int  # copies that asked
     images: int  # that were searched: originals and distractors
-    answers: list[Answer]
-    model: str
-    model_hash: str
+    answers: list[Answer] = field(repr=False)
     data: str  # the copies
     data_hash: str
     originals: str
@@ -85,25 +83,21 @@ class CopiesResult:
     distractors_hash: str | None
     whitening: str | None
     whitening_hash: str | None
-    whitening_dim: int | None  # axes that were kept
+    whitening_dim: int | None  # axes that were asked for; None: as many as the images span
+    axes: int | None  # that whitening kept; None: features are not whitened
     matched_by: str  # "table", "Copydays" or "names"
     size: int  # pixels a side
     as_published: bool
-    notes: list[str]  # sentences: what was left out and why
-    random_init: "CopiesResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        named = {self.model: self, "untrained": self.random_init}
-        rows = {name: row for name, row in named.items() if row is not None}
+        rows = self.rows()
         width = max(map(len, [*rows, "%"]))
         lines = [f"{'%':{width}}     mAP   top-1"]
         lines += [f"{name:{width}}{row.map:8.2f}{row.top1:8.2f}" for name, row in rows.items()]
-        how = f"whitened by {self.whitening}" if self.whitening else "not whitened"
+        how = "not whitened"
+        if self.whitening is not None:
+            how = f"whitened by {self.whitening} ({self.axes:,} axes)"
         lines.append(f"{self.queries:,} copies, {self.images:,} images searched, {how}")
         return "\n".join(lines + self.notes)
 
@@ -111,6 +105,8 @@ class CopiesResult:
 def open_pairs(folder: Path) -> tuple[Source, Source]:
     """Originals and copies of a folder that holds both: `original/` and `strong/` as Copydays has
     them, or `originals/` and `copies/`. A `UserError` where either is not there."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that holds originals and copies")
     found = []
     for names in (ORIGINALS, COPIES):
         place = next((folder / name for name in names if (folder / name).is_dir()), None)
@@ -150,40 +146,27 @@ def evaluate(
     there, or when too few images can be read.
     """
     at_least(1, whitening_dim=whitening_dim)
+    if whitening_dim is not None and whitening is None:
+        raise UserError(
+            f"--whitening-dim {whitening_dim}: nothing is whitened; name images with --whitening"
+        )
     if copies.spec == originals.spec:
         raise UserError(f"{copies.spec}: is both copies and originals; name a folder of each")
     patch = model.backbone.patch_size
-    notes = [f"images are {size - size % patch} px a side: whole patches"] if size % patch else []
     if size < patch:
         raise UserError(f"--size {size}: {model.spec} needs images of {patch} px or more")
+    whole = size - size % patch
+    notes = [f"images are {whole} px a side: whole patches"] if whole < size else []
     belongs, matched_by, unmatched = matched(copies, originals, pairs)
     notes += left_out(unmatched, "belongs to no original", "belong to no original")
     search = _Search(
-        originals, copies, belongs, distractors, whitening, whitening_dim, as_published,
-        _look(model, size - size % patch),
+        originals, copies, belongs, matched_by, distractors, whitening, whitening_dim, whole,
+        as_published, notes,
     )  # fmt: skip
-
-    def result_of(one: Model) -> CopiesResult:
-        figures = _figures(one, search, passing)
-        return CopiesResult(
-            **figures | {"notes": notes + figures["notes"]},
-            model=one.spec,
-            model_hash=one.hash,
-            data=copies.spec,
-            data_hash=source_hash(copies),
-            originals=originals.spec,
-            originals_hash=source_hash(originals),
-            distractors=distractors.spec if distractors else None,
-            distractors_hash=source_hash(distractors) if distractors else None,
-            whitening=whitening.spec if whitening else None,
-            whitening_hash=source_hash(whitening) if whitening else None,
-            matched_by=matched_by,
-            size=size - size % patch,
-            as_published=as_published,
-        )
-
-    result = result_of(model)
-    return replace(result, random_init=result_of(untrained(model))) if random_init else result
+    result = _judged(model, search, passing)
+    if random_init:
+        result = replace(result, random_init=_judged(untrained(model), search, passing))
+    return result
 
 
 def matched(
@@ -203,7 +186,7 @@ def matched(
         raise UserError(
             f"{copies.spec}: no copy there belongs to an image of {originals.spec} (the first are "
             f"{copies.ids[0]} and {originals.ids[0]}); begin a copy's name with its original's, or "
-            "name a CSV with the columns copy and original"
+            "name with --pairs a CSV with the columns copy and original"
         )
     return belongs, told_by, [copies.ids[i] for i, found in enumerate(belongs) if not found]
 
@@ -229,7 +212,7 @@ def _by_name(copies: Source, originals: Source) -> list[list[int]]:
             first, second = (originals.ids[place] for place in found[:2])
             raise UserError(
                 f"{copies.spec}: {name} may be of {first} or of {second}; lay copies out like the "
-                "originals, or name a CSV with the columns copy and original"
+                "originals, or name with --pairs a CSV with the columns copy and original"
             )
         belongs.append(found)
     return belongs
@@ -276,11 +259,13 @@ class _Search:
     originals: Source
     copies: Source
     belongs: list[list[int]]  # of each copy, its places in `originals`
+    matched_by: str
     distractors: Source | None
     whitening: Source | None
     whitening_dim: int | None
+    size: int
     as_published: bool
-    look: Look
+    notes: list[str]
 
 
 def _look(model: Model, size: int) -> Look:
@@ -308,42 +293,64 @@ def squeezed(image: np.ndarray, size: int, info: ModelInfo) -> Tensor:
     return torch.from_numpy(np.array(by_band(square, image)))
 
 
-def _figures(model: Model, search: _Search, passing: Passing) -> dict[str, Any]:
-    """What the result says of one model."""
+def _judged(model: Model, search: _Search, passing: Passing) -> CopiesResult:
+    """The protocol for one model."""
+    look = _look(model, search.size)
 
     def found(source: Source) -> SourceFeatures:
-        return features(model, source, search.look, passing)
+        return features(model, source, look, passing)
 
     copies, originals = found(search.copies), found(search.originals)
-    others = found(search.distractors) if search.distractors else None
-    learned: Whitening | None = None
-    notes: list[str] = []
-    if search.whitening is not None:
-        learning = found(search.whitening)
-        learned, notes = _learned(learning, search)
-    sides = [originals.array] + ([others.array] if others else [])
-    database = np.concatenate([_ready(array, learned) for array in sides])
-    similar, places = top_ranks(_ready(copies.array, learned), database, TOP, device=model.device)
+    others = None if search.distractors is None else found(search.distractors)
+    learning = None if search.whitening is None else found(search.whitening)
+    learned, notes = (None, []) if learning is None else _learned(learning, search)
+    database = [originals] if others is None else [originals, others]
+    searched_ND = np.concatenate([_ready(side.array, learned) for side in database])
+    asking_MD = _ready(copies.array, learned)
+    similar, places = top_ranks(asking_MD, searched_ND, TOP, device=model.device)
     answers = _answers(search, copies, originals, others, similar, places)
     if not answers:
         raise UserError(
             f"{search.copies.spec}: no copy can be read together with its original; replace the "
             "damaged files"
         )
-    sides_read = [copies, originals] + ([others] if others else [])
-    bad = [name for side in sides_read for name, _ in side.bad]
-    return {
-        "map": float(np.mean([one.ap for one in answers])),
-        "top1": 100 * float(np.mean([one.rank == 1 for one in answers])),
-        "queries": len(answers),
-        "images": len(database),
-        "answers": answers,
-        "whitening_dim": len(learned.axes_KD) if learned else None,
-        "notes": notes + left_out(bad, "cannot be read", "cannot be read"),
+    sides = [copies, *database] + ([] if learning is None else [learning])
+    return CopiesResult(
+        map=float(np.mean([one.ap for one in answers])),
+        top1=100 * float(np.mean([one.rank == 1 for one in answers])),
+        queries=len(answers),
+        images=len(searched_ND),
+        answers=answers,
+        axes=len(learned.axes_KD) if learned else None,
+        model=model.spec,
+        model_hash=model.hash,
+        notes=search.notes + unreadable([one for side in sides for one in side.bad]) + notes,
+        **_settings(search),
+    )
+
+
+def _settings(search: _Search) -> dict[str, Any]:
+    """The fields of the result that are the same whatever the model."""
+    sides = {
+        "data": search.copies,
+        "originals": search.originals,
+        "distractors": search.distractors,
+        "whitening": search.whitening,
+    }
+    named = {}
+    for name, side in sides.items():
+        named[name] = None if side is None else side.spec
+        named[f"{name}_hash"] = None if side is None else source_hash(side)
+    return named | {
+        "whitening_dim": search.whitening_dim,
+        "matched_by": search.matched_by,
+        "size": search.size,
+        "as_published": search.as_published,
     }
 
 
 def _learned(learning: SourceFeatures, search: _Search) -> tuple[Whitening, list[str]]:
+    """Whitening, and a sentence where it keeps fewer axes than were asked for."""
     assert search.whitening is not None
     width = learning.array.shape[1]
     dim = search.whitening_dim and min(search.whitening_dim, width)
@@ -353,13 +360,13 @@ def _learned(learning: SourceFeatures, search: _Search) -> tuple[Whitening, list
         raise UserError(
             f"{search.whitening.spec}: cannot teach whitening ({error}); name more images"
         ) from None
-    notes = left_out([name for name, _ in learning.bad], "cannot be read", "cannot be read")
-    if len(learned.axes_KD) < (search.whitening_dim or width):
-        notes.append(
-            f"whitening keeps {len(learned.axes_KD):,} axes: {len(learning.array):,} images and "
-            f"{width:,} dimensions have no more"
-        )
-    return learned, notes
+    kept = len(learned.axes_KD)
+    if kept == (search.whitening_dim or width):
+        return learned, []
+    return learned, [
+        f"whitening keeps {kept:,} axes: {len(learning.array):,} images and {width:,} dimensions "
+        "have no more"
+    ]
 
 
 def _ready(features_MD: np.ndarray, learned: Whitening | None) -> np.ndarray:

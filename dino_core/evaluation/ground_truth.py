@@ -95,11 +95,17 @@ def find_ground_truth(folder: Path | None) -> Path:
     for place in [] if folder is None else [folder, folder.absolute().parent]:
         found = sorted(path for end in (".pkl", ".json") for path in place.glob(f"gnd_*{end}"))
         if len(found) > 1:
-            raise UserError(f"{place}: has {found[0].name} and {found[1].name}; name the one meant")
+            raise UserError(
+                f"{place}: has {found[0].name} and {found[1].name}; name the one meant with "
+                "--ground-truth"
+            )
         if found:
             return found[0]
-    where = folder or "the data"
-    raise UserError(f"{where}: no ground truth there (gnd_NAME.pkl or .json); name the file")
+    raise UserError(
+        f"{folder or 'these images'}: no ground truth there or in the folder above "
+        "(gnd_NAME.pkl or .json, which says what each query shows); name the file with "
+        "--ground-truth"
+    )
 
 
 def by_tail(names: Iterable[str]) -> dict[str, list[int]]:

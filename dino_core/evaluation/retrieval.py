@@ -11,12 +11,15 @@ all images of the database ranked by cosine; mean average precision and precisio
 Images keep their shape. What is left beside the whole patches, at the right and at the bottom, is
 cut off at each scale: the published model's patch embedding leaves out the same pixels.
 
+Unlike the published script, which takes files as they are stored, images are turned upright as
+their EXIF says, and one that is cut off is left out and named instead of filled up with gray.
+
 Shapes: B images, C channels, H x W pixels, D dimensions.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +39,8 @@ from dino_core.evaluation.ground_truth import (
     places_of,
     read_ground_truth,
 )
-from dino_core.evaluation.masks import left_out
 from dino_core.evaluation.passes import Look, Passing, features
+from dino_core.evaluation.results import Result, left_out, unreadable
 from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
 from dino_core.measures import ranking
@@ -47,7 +50,8 @@ from dino_core.models.preprocess import by_band, require_channels
 from dino_core.models.vit import VitBackbone
 
 SCALES = (1.0, 2**-0.5, 0.5)
-PUBLISHED = {"roxford5k": (224, False), "rparis6k": (512, True)}  # longer side, several scales
+SIZE = 224  # pixels of the longer side
+PUBLISHED = {"roxford5k": (SIZE, False), "rparis6k": (512, True)}  # size, whether several scales
 SMALLEST = 32  # pixels a side for networks without patches, which halve an image five times
 SHOWN = 5  # first images of every query, for a report
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -67,8 +71,8 @@ class Answer:
     first_wrong_rank: int | None  # from 1
 
 
-@dataclass(frozen=True)
-class RetrievalResult:
+@dataclass(frozen=True, kw_only=True)
+class RetrievalResult(Result):
     """Mean average precision and mean precision at 1, 5 and 10, in percent.
 
     None where no query has anything to be found. The published figures are medium and hard.
@@ -88,9 +92,7 @@ class RetrievalResult:
     mp10_hard: float | None
     queries: int  # that were asked
     images: int  # that were searched
-    answers: list[Answer]
-    model: str
-    model_hash: str
+    answers: list[Answer] = field(repr=False)
     data: str
     data_hash: str
     ground_truth: str  # its name
@@ -98,17 +100,10 @@ class RetrievalResult:
     size: int  # pixels of the longer side
     multiscale: bool
     as_published: bool
-    notes: list[str]  # sentences: what was left out and why
-    random_init: "RetrievalResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        named = {self.model: self, "untrained": self.random_init}
-        rows = {name: row for name, row in named.items() if row is not None}
+        rows = self.rows()
         width = max(map(len, [*rows, "%"]))
         heads = "".join(f"{f'mAP {name}':>12}" for name in DIFFICULTIES)
         lines = [f"{'%':{width}}{heads}{'mP@1':>8}{'mP@5':>8}{'mP@10':>8}  (medium)"]
@@ -141,45 +136,30 @@ def evaluate(
     and 1/2 of that. Where not given these two are as published for roxford5k and rparis6k, and 224
     at one scale for others.
 
-    The benchmark has queries cut to the box around what is asked for; the published script asks
-    with whole images, and divides the mean over scales by the norm of the whole batch instead of
-    each image's own (which no figure shows: features are L2-normalized afterwards). `as_published`
-    does both.
+    The benchmark has queries cut to the box around what is asked for. The published script asks
+    with whole images, and so does `as_published`. (That script also divides the mean over scales by
+    the norm of the whole batch, which changes nothing: its batches are of one image, and it
+    L2-normalizes each feature before it ranks.)
 
     Raises `UserError` without ground truth, or when none of its images or queries is there.
     """
     truth = read_ground_truth(ground_truth or find_ground_truth(source.root))
-    default_size, default_scales = PUBLISHED.get(truth.name, (224, False))
+    default_size, default_scales = PUBLISHED.get(truth.name, (SIZE, False))
     size = default_size if size is None else size
-    multiscale = default_scales if multiscale is None else multiscale
-    if size < _least(model.backbone):
-        raise UserError(
-            f"--size {size}: {model.spec} needs images of {_least(model.backbone)} px or more"
-        )
-    asked = _Benchmark.found(truth, source, boxes=not as_published)
-    look = _look(model, size, multiscale, as_published)
-    # One image at a time: each has its own shape.
-    passing = replace(passing, batch_size=1)
-    result = RetrievalResult(
-        **_figures(model, asked, look, passing),
-        model=model.spec,
-        model_hash=model.hash,
-        data=source.spec,
-        data_hash=source_hash(source),
-        ground_truth=truth.name,
-        ground_truth_hash=truth.digest,
+    least = _least(model.backbone)
+    if size < least:
+        raise UserError(f"--size {size}: {model.spec} needs images of {least} px or more")
+    asked = _Benchmark.found(
+        truth,
+        source,
         size=size,
-        multiscale=multiscale,
+        multiscale=default_scales if multiscale is None else multiscale,
         as_published=as_published,
     )
-    if not random_init:
-        return result
-    baseline = untrained(model)
-    figures = _figures(baseline, asked, look, passing)
-    return replace(
-        result,
-        random_init=replace(result, **figures, model=baseline.spec, model_hash=baseline.hash),
-    )
+    result = _judged(model, asked, passing)
+    if random_init:
+        result = replace(result, random_init=_judged(untrained(model), asked, passing))
+    return result
 
 
 class Asked(Source):
@@ -222,54 +202,76 @@ class Asked(Source):
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """A ground truth and the images that are there for it."""
+    """A ground truth, the images that are there for it, and how they are looked at."""
 
     truth: GroundTruth
+    source: Source
     database: Asked
     numbers: np.ndarray  # int64: of each image of `database`, its place in `truth.images`
     queries: Asked
     entries: list[Query]  # of each image of `queries`
+    size: int
+    multiscale: bool
+    as_published: bool
     notes: list[str]
 
     @classmethod
-    def found(cls, truth: GroundTruth, source: Source, boxes: bool) -> "_Benchmark":
+    def found(
+        cls, truth: GroundTruth, source: Source, *, size: int, multiscale: bool, as_published: bool
+    ) -> "_Benchmark":
         """Match names to images; a `UserError` where none is there."""
         names = [query.name for query in truth.queries]
-        places = places_of(truth.images, source.ids, source.spec)
-        asked = places_of(names, source.ids, source.spec)
-        for what, wanted, there in (("image", truth.images, places), ("query", names, asked)):
-            if not any(place is not None for place in there):
-                raise UserError(
-                    f"{source.spec}: has no {what} of {truth.name} (such as {wanted[0]}); name the "
-                    "folder that holds its images"
-                )
-        numbers = [i for i, place in enumerate(places) if place is not None]
+        places, no_images = _matched("images", truth.images, truth, source)
+        asked, no_queries = _matched("queries", names, truth, source)
         entries = [one for one, at in zip(truth.queries, asked, strict=True) if at is not None]
-        missing = [names[i] for i, at in enumerate(asked) if at is None]
-        missing += [truth.images[i] for i, place in enumerate(places) if place is None]
+        numbers = [number for number, at in enumerate(places) if at is not None]
         return cls(
-            truth,
-            Asked(source, [at for at in places if at is not None], [None] * len(numbers)),
-            np.array(numbers, np.int64),
-            Asked(
+            truth=truth,
+            source=source,
+            database=Asked(source, [at for at in places if at is not None], [None] * len(numbers)),
+            numbers=np.array(numbers, np.int64),
+            queries=Asked(
                 source,
                 [at for at in asked if at is not None],
-                [entry.box if boxes else None for entry in entries],
+                [None if as_published else entry.box for entry in entries],
             ),
-            entries,
-            left_out(missing, "is not there", "are not there"),
+            entries=entries,
+            size=size,
+            multiscale=multiscale,
+            as_published=as_published,
+            notes=no_queries + no_images,
         )
 
 
-def _look(model: Model, size: int, multiscale: bool, as_published: bool) -> Look:
-    scales = SCALES if multiscale else SCALES[:1]
-    settings = {"size": size, "scales": list(scales), "as_published": as_published}
+def _matched(
+    what: str, names: Sequence[str], truth: GroundTruth, source: Source
+) -> tuple[list[int | None], list[str]]:
+    """The place of each name, None where it is not there, and a sentence of those that are not."""
+    places = places_of(names, source.ids, source.spec)
+    missing = [name for name, at in zip(names, places, strict=True) if at is None]
+    of_all = f"of the {len(names):,} {what} of {truth.name}"
+    if len(missing) == len(names):
+        raise UserError(
+            f"{source.spec}: has none {of_all} (such as {names[0]}); name the folder that holds "
+            "them, or with --ground-truth the file that belongs to these images"
+        )
+    return places, left_out(missing, f"{of_all} is not there", f"{of_all} are not there")
+
+
+def _look(model: Model, asked: _Benchmark) -> Look:
+    scales = SCALES if asked.multiscale else SCALES[:1]
+    info = model.info
     return Look(
         name="cls of whole images",
-        prepare=partial(thumbnail, size=size, info=model.info),
-        tokens=partial(multi_scale, scales=scales, as_published=as_published),
+        prepare=partial(thumbnail, size=asked.size, info=info),
+        tokens=partial(multi_scale, scales=scales),
         dim=model.backbone.embed_dim,
-        settings=settings | {"mean": list(model.info.mean), "std": list(model.info.std)},
+        settings={
+            "size": asked.size,
+            "scales": list(scales),
+            "mean": list(info.mean),
+            "std": list(info.std),
+        },
     )
 
 
@@ -287,21 +289,14 @@ def thumbnail(image: np.ndarray, size: int, info: ModelInfo) -> Tensor:
     return torch.from_numpy(np.array(by_band(small, image)))
 
 
-def multi_scale(
-    backbone: Backbone,
-    x_BCHW: Tensor,
-    scales: Sequence[float] = SCALES,
-    as_published: bool = False,
-) -> Tensor:
-    """The mean of the class tokens at several scales, L2-normalized: [B, D].
+def multi_scale(backbone: Backbone, x_BCHW: Tensor, scales: Sequence[float] = SCALES) -> Tensor:
+    """The mean of the class tokens at several scales: [B, D], not normalized.
 
-    Images are resized bilinearly without antialiasing, as published. `as_published` divides by the
-    norm of the whole batch, which leaves images of a batch at length 1 only if there is just one.
+    Images are resized bilinearly without antialiasing, as published.
     """
     least = _least(backbone)
     sizes = [_whole_patches(_scaled(x_BCHW, scale, least), backbone) for scale in scales]
-    mean_BD = _class_tokens(backbone, sizes).unflatten(0, (len(sizes), -1)).mean(0)
-    return mean_BD / mean_BD.norm() if as_published else F.normalize(mean_BD, dim=1)
+    return _class_tokens(backbone, sizes).unflatten(0, (len(sizes), -1)).mean(0)
 
 
 def _class_tokens(backbone: Backbone, groups: Sequence[Tensor]) -> Tensor:
@@ -333,30 +328,47 @@ def _least(backbone: Backbone) -> int:
     return backbone.patch_size if backbone.patch_size > 1 else SMALLEST
 
 
-def _figures(model: Model, asked: _Benchmark, look: Look, passing: Passing) -> dict[str, Any]:
-    """What the result says of one model."""
+def _judged(model: Model, asked: _Benchmark, passing: Passing) -> RetrievalResult:
+    """The protocol for one model."""
+    look = _look(model, asked)
+    # One image at a time: each has its own shape.
+    passing = replace(passing, batch_size=1)
     database = features(model, asked.database, look, passing)
     boxed = look.settings | {"boxes": [box and list(box) for box in asked.queries.boxes]}
     queries = features(model, asked.queries, replace(look, settings=boxed), passing)
     for found, what in ((database, "images"), (queries, "queries")):
         if not len(found.rows):
-            raise UserError(f"{asked.database.spec}: none of the {what} can be read")
-    judged, answers = _judged(asked, database, queries, model.device)
-    means = {name: ranking.averaged([one[name] for one in judged]) for name in DIFFICULTIES}
+            raise UserError(f"{asked.source.spec}: none of the {what} can be read")
+    judged, answers = _answered(asked, database, queries, model.device)
+    return RetrievalResult(
+        **_means(judged),
+        queries=len(queries.rows),
+        images=len(database.rows),
+        answers=answers,
+        data=asked.source.spec,
+        data_hash=source_hash(asked.source),
+        ground_truth=asked.truth.name,
+        ground_truth_hash=asked.truth.digest,
+        size=asked.size,
+        multiscale=asked.multiscale,
+        as_published=asked.as_published,
+        model=model.spec,
+        model_hash=model.hash,
+        notes=asked.notes + unreadable([*queries.bad, *database.bad]),
+    )
+
+
+def _means(judged: Sequence[dict[str, ranking.Judged | None]]) -> dict[str, Any]:
+    """The figures of the result by name: means over queries, in percent."""
     figures: dict[str, Any] = {}
-    for name, mean in means.items():
+    for name in DIFFICULTIES:
+        mean = ranking.averaged([one[name] for one in judged])
         figures[f"map_{name}"] = _percent(mean.mean_ap)
         figures |= {f"mp{k}_{name}": _percent(mean.precision[k]) for k in ranking.KS}
-    bad = [name for found in (queries, database) for name, _ in found.bad]
-    return figures | {
-        "queries": len(queries.rows),
-        "images": len(database.rows),
-        "answers": answers,
-        "notes": asked.notes + left_out(bad, "cannot be read", "cannot be read"),
-    }
+    return figures
 
 
-def _judged(
+def _answered(
     asked: _Benchmark, database: SourceFeatures, queries: SourceFeatures, device: torch.device
 ) -> tuple[list[dict[str, ranking.Judged | None]], list[Answer]]:
     """Every query's ranking, judged and told. What could not be read is not looked for."""

@@ -18,21 +18,26 @@ little training first draws features together; and a network that gives all imag
 perfectly aligned. (Of 500 photos of Imagenette at 160 px the starter's class tokens have a RankMe
 of 7.6 and a uniformity of -0.20, those of its untrained backbone 41 and -1.54, and yet its k-NN
 accuracy is the better one.) So distances are also given as shares of the distance between different
-images (`alignment_share`, `kept`), and where the untrained backbone is ahead a note says so. Read
-the figures together, beside k-NN or a linear probe where there are labels.
+images (`alignment_share`: 0 if two views are one, 1 if they are as far apart as two images are;
+`kept`: the other way round), and where the untrained backbone is ahead a note says so. Read the
+figures together, beside k-NN or a linear probe where there are labels.
 
 Every corruption sees the same pictures whatever the model: the middle square at 256 x 256 px, after
 that the model's own preprocessing. What is random in a crop or a corruption belongs to the seed and
 to the image's pixels, so it does not depend on what else lies in the folder.
 
+Of many images samples are taken, whose sizes are below. Where passes are kept their features stay
+on the disk (memory-mapped), and in memory are one model's features at a time and 16 million
+cosines; without, all passes of a corruption or all views are.
+
 Shapes: M images, D dimensions, Q images of which neighbors are searched, B of them at a time.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +48,7 @@ from dino_core.data import Source
 from dino_core.errors import UserError, at_least
 from dino_core.evaluation.corruptions import SIDE, STRENGTHS, key_of, require, spoiled
 from dino_core.evaluation.passes import Look, Passing, features, kind_look
+from dino_core.evaluation.results import UNTRAINED, Result, unreadable
 from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
 from dino_core.gallery.neighbors import nearest_others
@@ -60,13 +66,14 @@ from dino_core.models.preprocess import require_channels
 from dino_core.rng import generator, permutation
 
 SEVERITIES = (1, 3, 5)
-UNTRAINED = "untrained"
+K = 10  # neighbors that are compared
+VIEWS = 2  # of each image, for alignment
 VIEW_SCALE = (0.4, 1.0)  # share of the area that a view shows
 MOST_IN_RANKME = 25_600  # images; as many as the paper takes
 MOST_IN_PAIRS = 10_000  # images of which all pairs are taken; of more a sample of pairs
 PAIRS = 1_000_000
 MOST_ASKED = 10_000  # images whose nearest are searched, among all
-CHUNK = 1024  # of these, compared with all at a time
+MOST_COSINES = 2**24  # at a time
 ALIKE = 1e-6  # cosines that differ by less are rounded alike
 SHOWN = 12  # images that are named as moved most and least
 
@@ -90,8 +97,29 @@ class Moved:
     cosine: float
 
 
-@dataclass(frozen=True)
-class UnlabeledResult:
+class Measure(NamedTuple):
+    """A row of the table."""
+
+    field: str
+    title: str
+    form: str
+    better: int  # 1: more, -1: less
+    scale: int = 1
+
+
+MEASURES = (
+    Measure("rankme", "RankMe", ".1f", better=1),
+    Measure("alignment", "alignment", ".4f", better=-1),
+    Measure("alignment_share", "alignment as a share", ".3f", better=-1),
+    Measure("uniformity", "uniformity", ".3f", better=-1),
+    Measure("cosine", "cosine after corruption", ".3f", better=1),
+    Measure("kept", "kept after corruption", ".3f", better=1),
+    Measure("retrieval", "% found again", ".1f", better=1, scale=100),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabeledResult(Result):
     """Figures without labels; shares from 0 to 1. None where no corruption was asked for."""
 
     rankme: float  # dimensions in use, 1 to `dim`; more is better
@@ -105,12 +133,10 @@ class UnlabeledResult:
     kept: float | None
     retrieval: float | None
     robustness: list[Robustness]
-    moved_most: list[Moved]  # by all corruptions, the most first
-    moved_least: list[Moved]
+    moved_most: list[Moved] = field(repr=False)  # by all corruptions, the most first
+    moved_least: list[Moved] = field(repr=False)
     dim: int
     images: int
-    model: str
-    model_hash: str
     data: str
     data_hash: str
     k: int
@@ -118,40 +144,44 @@ class UnlabeledResult:
     corruptions: list[str]
     severities: list[int]
     seed: int
-    notes: list[str] = field(default_factory=list)  # sentences: what was left out and why
-    random_init: "UnlabeledResult | None" = None  # the same for the untrained backbone
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        columns = [self] if self.random_init is None else [self, self.random_init]
-        names = [column.model for column in columns]
-        width = max(12, *(len(name) + 2 for name in names))
-        lines = [f"{'':32}" + "".join(f"{name:>{width}}" for name in names)]
+        rows = self.rows()
+        width = max(12, *(len(name) + 2 for name in rows))
+        lines = [f"{'':28}" + "".join(f"{name:>{width}}" for name in rows)]
 
-        def row(title: str, values: Sequence[float | None], form: str) -> None:
-            if None not in values:
-                lines.append(f"{title:32}" + "".join(f"{value:>{width}{form}}" for value in values))
+        def row(title: str, values: Sequence[float | None], form: str, scale: int) -> None:
+            told = [f"{scale * value:>{width}{form}}" for value in values if value is not None]
+            if told:
+                lines.append(f"{title:28}" + "".join(told))
 
-        row(f"RankMe, of {self.dim} dimensions", [one.rankme for one in columns], ".1f")
-        row("alignment", [one.alignment for one in columns], ".4f")
-        row("  as a share of all distances", [one.alignment_share for one in columns], ".3f")
-        row("uniformity", [one.uniformity for one in columns], ".3f")
-        row("cosine after corruption", [one.cosine for one in columns], ".3f")
-        row("  kept of the distances", [one.kept for one in columns], ".3f")
-        row("found again, %", [_percent(one.retrieval) for one in columns], ".1f")
-        for which in zip(*(column.robustness for column in columns), strict=True):
+        for one in MEASURES:
+            values = [getattr(result, one.field) for result in rows.values()]
+            row(one.title, values, one.form, one.scale)
+        for which in zip(*(result.robustness for result in rows.values()), strict=True):
             title = f"  {which[0].corruption.replace('_', ' ')}, {which[0].severity}"
-            row(title, [_percent(one.retrieval) for one in which], ".1f")
+            row(title, [one.retrieval for one in which], ".1f", 100)
         for name, share in self.overlap.items():
             lines.append(f"{share:.1%} of the {self.k} nearest neighbors are shared with {name}")
         if self.overlap:
             lines.append(f"{self.overlap_by_chance:.1%} would be by chance")
-        lines.append(f"{self.images:,} images")
+        lines.append(f"{self.images:,} images, features of {self.dim:,} dimensions")
         return "\n".join(lines + self.notes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked, whichever model answers."""
+
+    source: Source
+    rows: np.ndarray  # int64 [M]: of the source, the images that all models could read
+    compared: np.ndarray  # int64 [Q]: of these, the ones whose nearest are searched
+    spoiling: list[tuple[str, int]]  # corruption, severity
+    k: int
+    views: int
+    seed: int
+    passing: Passing
 
 
 def evaluate(
@@ -161,8 +191,8 @@ def evaluate(
     other: Sequence[Model] = (),
     corruptions: Sequence[str] = tuple(STRENGTHS),
     severities: Sequence[int] = SEVERITIES,
-    k: int = 10,
-    views: int = 2,
+    k: int = K,
+    views: int = VIEWS,
     seed: int = 0,
     random_init: bool = True,
     passing: Passing = Passing(),
@@ -183,84 +213,56 @@ def evaluate(
     models = _named([model, *other])
     if random_init:
         models[UNTRAINED] = untrained(model)
-    raw, rows = _clean(models, source, passing)
-    left_out = len(source) - len(rows)
-    notes += [f"{left_out:,} unreadable images were left out"] if left_out else []
+    raw, rows, bad = _clean(models, source, passing)
+    notes += unreadable(bad)
     if k > len(rows) - 1:
         notes.append(f"k = {k} counts as {len(rows) - 1}: there are no more other images")
         k = len(rows) - 1
-    asked = _asked(len(rows), seed)
-    if len(asked) < len(rows):
-        notes.append(f"neighbors were searched of {len(asked):,} images, among all")
-    nearest = {name: nearest_others(_unit(array), asked, k)[0] for name, array in raw.items()}
-
-    def judge(name: str) -> UnlabeledResult:
-        return _judged(
-            name, models[name], raw[name], rows, nearest, source,
-            spoiling=spoiling, asked=asked, k=k, views=views, seed=seed, passing=passing,
-        )  # fmt: skip
-
-    result = judge(next(iter(models)))
+    compared = _compared(len(rows), seed)
+    if len(compared) < len(rows):
+        notes.append(f"neighbors were searched of {len(compared):,} images, among all")
+    asked = _Asked(source, rows, compared, spoiling, k, views, seed, passing)
+    nearest = {name: nearest_others(_unit(array), compared, k)[0] for name, array in raw.items()}
+    first = next(iter(models))
+    result = _judged(first, model, raw[first], nearest, asked)
     if random_init:
-        chance = judge(UNTRAINED)
-        result = replace(result, random_init=chance)
-        notes += _behind(result, chance)
-    return replace(result, notes=notes + result.notes)
+        twin = _judged(UNTRAINED, models[UNTRAINED], raw[UNTRAINED], nearest, asked)
+        result = replace(result, random_init=twin)
+        notes += _behind(result, twin)
+    return replace(result, notes=notes)
 
 
 def _judged(
-    name: str,
-    model: Model,
-    raw_MD: np.ndarray,
-    rows: np.ndarray,
-    nearest: dict[str, np.ndarray],
-    source: Source,
-    *,
-    spoiling: Sequence[tuple[str, int]],
-    asked: np.ndarray,
-    k: int,
-    views: int,
-    seed: int,
-    passing: Passing,
+    name: str, model: Model, raw_MD: np.ndarray, nearest: dict[str, np.ndarray], asked: _Asked
 ) -> UnlabeledResult:
     """The protocol for one model, its neighbors and those of all others being known."""
-    unit_MD = _unit(raw_MD)
-    apart = mean_squared_distance(unit_MD)
-    spread = _uniformity(unit_MD, seed)
-    aligned = _alignment(model, source, rows, views, seed, passing)
-    robustness, cosine_M = _robustness(model, source, rows, spoiling, asked, seed, passing)
-    order = np.argsort(cosine_M, kind="stable") if robustness else np.empty(0, np.int64)
-    moved = [Moved(source.ids[int(rows[at])], float(cosine_M[at])) for at in order]
-    sampled = permutation(len(rows), seed, "rankme")[:MOST_IN_RANKME]
+    apart, spread = _spread(raw_MD, asked.seed)
+    aligned = _alignment(model, asked)
+    source, spoiling = asked.source, asked.spoiling
     return UnlabeledResult(
-        rankme=rankme(raw_MD[np.sort(sampled)]),
+        rankme=_rankme(raw_MD, asked.seed),
         alignment=aligned,
         alignment_share=aligned / apart if apart > ALIKE else 1.0,
         uniformity=spread.value,
         uniformity_error=spread.error,
         overlap={
-            other: float(neighbor_overlap(nearest[name], theirs, k).mean())
+            other: float(neighbor_overlap(nearest[name], theirs, asked.k).mean())
             for other, theirs in nearest.items()
             if other != name
         },
-        overlap_by_chance=overlap_by_chance(len(rows), k),
-        cosine=_mean([one.cosine for one in robustness]),
-        kept=_mean([one.kept for one in robustness]),
-        retrieval=_mean([one.retrieval for one in robustness]),
-        robustness=robustness,
-        moved_most=moved[:SHOWN],
-        moved_least=moved[::-1][:SHOWN],
+        overlap_by_chance=overlap_by_chance(len(asked.rows), asked.k),
+        **_robustness(model, asked),
         dim=raw_MD.shape[1],
-        images=len(rows),
+        images=len(asked.rows),
         model=name,
         model_hash=model.hash,
         data=source.spec,
         data_hash=source_hash(source),
-        k=k,
-        views=views,
+        k=asked.k,
+        views=asked.views,
         corruptions=list(dict.fromkeys(corruption for corruption, _ in spoiling)),
         severities=sorted({severity for _, severity in spoiling}),
-        seed=seed,
+        seed=asked.seed,
     )
 
 
@@ -291,8 +293,9 @@ def _named(models: Sequence[Model]) -> dict[str, Model]:
 
 def _clean(
     models: dict[str, Model], source: Source, passing: Passing
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Each model's class tokens as they are, of the images that all could read; and their rows."""
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[tuple[str, str]]]:
+    """Each model's class tokens as they are, of the images that all could read; their rows; and
+    (id, reason) of the others."""
     found = {
         name: features(
             model, source, replace(kind_look(model), name="cls, any length", unit=False), passing
@@ -304,23 +307,38 @@ def _clean(
         raise UserError(
             f"{source.spec}: has fewer than two readable images, and nothing to compare"
         )
-    return {name: _of_rows(one, rows) for name, one in found.items()}, rows
+    bad = {name: reason for one in found.values() for name, reason in one.bad}
+    return {name: _of_rows(one, rows) for name, one in found.items()}, rows, list(bad.items())
 
 
-def _alignment(
-    model: Model, source: Source, rows: np.ndarray, views: int, seed: int, passing: Passing
-) -> float:
+def _rankme(raw_MD: np.ndarray, seed: int) -> float:
+    sampled = permutation(len(raw_MD), seed, "rankme")[:MOST_IN_RANKME]
+    return rankme(raw_MD[np.sort(sampled)])
+
+
+def _spread(raw_MD: np.ndarray, seed: int) -> tuple[float, Estimate]:
+    """The mean squared distance of L2-normalized features, and their uniformity."""
+    unit_MD = _unit(raw_MD)
+    if len(unit_MD) <= MOST_IN_PAIRS:
+        spread = Estimate(uniformity(unit_MD), 0.0)
+    else:
+        spread = sampled_uniformity(unit_MD, PAIRS, generator(seed, "uniformity"))
+    return mean_squared_distance(unit_MD), spread
+
+
+def _alignment(model: Model, asked: _Asked) -> float:
     """Over all pairs of views."""
     base = kind_look(model)
     found = []
-    for number in range(views):
+    for number in range(asked.views):
+        how = {"scale": list(VIEW_SCALE), "view": number, "seed": asked.seed}
         look = replace(
             base,
             name=f"view {number + 1}",
-            prepare=partial(view, info=model.info, number=number, seed=seed),
-            settings={**base.settings, "scale": list(VIEW_SCALE), "view": number, "seed": seed},
+            prepare=partial(view, info=model.info, number=number, seed=asked.seed),
+            settings={**base.settings, **how},
         )
-        found.append(_also(features(model, source, look, passing), rows, source))
+        found.append(_also(model, look, asked))
     return float(np.mean([alignment(*pair) for pair in itertools.combinations(found, 2)]))
 
 
@@ -336,33 +354,36 @@ def view(image: np.ndarray, info: ModelInfo, number: int, seed: int) -> Tensor:
     return crop_views(image, [plan])[0].permute(1, 2, 0).contiguous()
 
 
-def _robustness(
-    model: Model,
-    source: Source,
-    rows: np.ndarray,
-    spoiling: Sequence[tuple[str, int]],
-    asked: np.ndarray,
-    seed: int,
-    passing: Passing,
-) -> tuple[list[Robustness], np.ndarray]:
-    """What each corruption does; and the mean cosine of each image, float64 [M]."""
-    total_M = np.zeros(len(rows))
-    if not spoiling:
-        return [], total_M
-    clean_MD = _also(features(model, source, _spoiled_look(model), passing), rows, source)
-    between = 1 - mean_squared_distance(clean_MD) / 2  # mean cosine of different images
-    search = Search(clean_MD, model.device)
-    figures = []
-    for name, severity in spoiling:
-        look = _spoiled_look(model, name, severity, seed)
-        spoiled_MD = _also(features(model, source, look, passing), rows, source)
-        cosine_M = np.einsum("md,md->m", clean_MD, spoiled_MD, dtype=np.float64)
-        total_M += cosine_M
-        cosine = float(cosine_M.mean())
-        kept = (cosine - between) / (1 - between) if between < 1 - ALIKE else 0.0
-        again = float(search.found_again(spoiled_MD, asked).mean())
-        figures.append(Robustness(name, severity, cosine, kept, again))
-    return figures, total_M / len(spoiling)
+def _robustness(model: Model, asked: _Asked) -> dict[str, Any]:
+    """What each corruption does, its means, and who was moved: fields of the result."""
+    figures: list[Robustness] = []
+    order, mean_M = np.empty(0, np.int64), np.zeros(len(asked.rows))
+    if asked.spoiling:
+        clean_MD = _also(model, _spoiled_look(model), asked)
+        between = 1 - mean_squared_distance(clean_MD) / 2  # mean cosine of different images
+        search = Search(clean_MD, model.device)
+        for name, severity in asked.spoiling:
+            spoiled_MD = _also(model, _spoiled_look(model, name, severity, asked.seed), asked)
+            cosine_M = np.einsum("md,md->m", clean_MD, spoiled_MD, dtype=np.float64)
+            mean_M += cosine_M / len(asked.spoiling)
+            cosine = float(cosine_M.mean())
+            kept = (cosine - between) / (1 - between) if between < 1 - ALIKE else 0.0
+            again = float(search.found_again(spoiled_MD, asked.compared).mean())
+            figures.append(Robustness(name, severity, cosine, kept, again))
+        order = np.argsort(mean_M, kind="stable")
+
+    def moved(places: np.ndarray) -> list[Moved]:
+        ids, rows = asked.source.ids, asked.rows
+        return [Moved(ids[int(rows[at])], float(mean_M[at])) for at in places]
+
+    return {
+        "cosine": _mean([one.cosine for one in figures]),
+        "kept": _mean([one.kept for one in figures]),
+        "retrieval": _mean([one.retrieval for one in figures]),
+        "robustness": figures,
+        "moved_most": moved(order[:SHOWN]),
+        "moved_least": moved(order[::-1][:SHOWN]),
+    }
 
 
 def _spoiled_look(model: Model, name: str = "", severity: int = 0, seed: int = 0) -> Look:
@@ -383,44 +404,41 @@ class Search:
     """Clean features, on the device where they are compared."""
 
     def __init__(self, clean_MD: np.ndarray, device: torch.device) -> None:
-        self.clean_MD = torch.tensor(clean_MD, device=device)
+        self.clean_MD = torch.as_tensor(clean_MD).to(device)
 
-    def found_again(self, changed_MD: np.ndarray, asked_Q: np.ndarray) -> np.ndarray:
+    def found_again(self, changed_MD: np.ndarray, compared_Q: np.ndarray) -> np.ndarray:
         """Whether the clean image nearest to a changed one is itself, for some rows: [Q], 0 to 1.
 
         Both sets are L2-normalized. Of n equally near ones each is found with probability 1 / n, so
         features that are all equal come to 1 / M, and of two copies each counts half.
         """
-        parts = [np.empty(0)]
-        for rows in _chunks(asked_Q):
-            changed_BD = torch.tensor(changed_MD[rows], device=self.clean_MD.device)
+        found = [np.empty(0)]
+        for rows in self._parts(compared_Q):
+            changed_BD = torch.as_tensor(changed_MD[rows]).to(self.clean_MD.device)
             cosine_BM = changed_BD @ self.clean_MD.T
             places = torch.as_tensor(rows, device=cosine_BM.device)
             own_B1 = cosine_BM.gather(1, places[:, None])
             nearer_B = (cosine_BM > own_B1 + ALIKE).any(1)
             equal_B = (cosine_BM >= own_B1 - ALIKE).sum(1)  # itself among them
-            parts.append(torch.where(nearer_B, 0.0, 1.0 / equal_B).cpu().double().numpy())
-        return np.concatenate(parts)
+            found.append(torch.where(nearer_B, 0.0, 1.0 / equal_B).cpu().double().numpy())
+        return np.concatenate(found)
+
+    def _parts(self, rows_Q: np.ndarray) -> Iterator[np.ndarray]:
+        """As many rows at a time as may be compared with all."""
+        at_once = max(1, MOST_COSINES // len(self.clean_MD))
+        for start in range(0, len(rows_Q), at_once):
+            yield rows_Q[start : start + at_once]
 
 
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), CHUNK):
-        yield rows[start : start + CHUNK]
-
-
-def _uniformity(unit_MD: np.ndarray, seed: int) -> Estimate:
-    if len(unit_MD) <= MOST_IN_PAIRS:
-        return Estimate(uniformity(unit_MD), 0.0)
-    return sampled_uniformity(unit_MD, PAIRS, generator(seed, "uniformity"))
-
-
-def _asked(count: int, seed: int) -> np.ndarray:
+def _compared(count: int, seed: int) -> np.ndarray:
     """Rows of the images whose nearest are searched, int64, ascending."""
     return np.sort(permutation(count, seed, "asked")[:MOST_ASKED])
 
 
-def _also(found: SourceFeatures, rows: np.ndarray, source: Source) -> np.ndarray:
-    """Features of images that could be read before. Raises `UserError` for one that cannot now."""
+def _also(model: Model, look: Look, asked: _Asked) -> np.ndarray:
+    """Features of the images that could be read before; a `UserError` if one cannot now."""
+    source, rows = asked.source, asked.rows
+    found = features(model, source, look, asked.passing)
     if not np.isin(rows, found.rows).all():
         name = source.ids[int(np.setdiff1d(rows, found.rows)[0])]
         raise UserError(
@@ -430,43 +448,28 @@ def _also(found: SourceFeatures, rows: np.ndarray, source: Source) -> np.ndarray
 
 
 def _of_rows(found: SourceFeatures, rows: np.ndarray) -> np.ndarray:
-    """Features of some images of the source, in memory."""
-    return np.array(found.array[np.searchsorted(found.rows, rows)])
+    """Features of some images of the source, not copied where these are all."""
+    if len(rows) == len(found.rows):
+        return found.array
+    return found.array[np.searchsorted(found.rows, rows)]
 
 
 def _unit(raw_MD: np.ndarray) -> np.ndarray:
     """L2-normalized."""
-    lengths_M1 = np.linalg.norm(raw_MD, axis=1, keepdims=True)
-    return np.ascontiguousarray(raw_MD / np.maximum(lengths_M1, np.finfo(np.float32).tiny))
+    return torch.nn.functional.normalize(torch.as_tensor(raw_MD), dim=1).numpy()
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-BETTER: dict[str, Callable[[float, float], bool]] = {
-    "rankme": float.__gt__,
-    "alignment": float.__lt__,
-    "alignment_share": float.__lt__,
-    "uniformity": float.__lt__,
-    "cosine": float.__gt__,
-    "kept": float.__gt__,
-    "retrieval": float.__gt__,
-}
-
-
-def _behind(result: UnlabeledResult, chance: UnlabeledResult) -> list[str]:
+def _behind(result: UnlabeledResult, twin: UnlabeledResult) -> list[str]:
     """In which figures the untrained backbone is ahead, and how that is to be read."""
-    ahead = [
-        name
-        for name, better in BETTER.items()
-        if getattr(result, name) is not None
-        and better(getattr(chance, name), getattr(result, name))
-    ]
+    ahead = []
+    for one in MEASURES:
+        own, other = getattr(result, one.field), getattr(twin, one.field)
+        if own is not None and one.better * (other - own) > 0:
+            ahead.append(one.title)
     if not ahead:
         return []
     return [

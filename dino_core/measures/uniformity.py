@@ -9,7 +9,10 @@ Features are meant to be L2-normalized, which is not checked. Uniformity is then
 0 where all are equal; features spread evenly on a sphere of many dimensions come to -2 t, as
 different ones are at right angles.
 
-Shapes: N images, D dimensions, B images at a time, P pairs.
+All is computed in float64 on the CPU, CHUNK rows (or CHUNK x CHUNK pairs) at a time, so what it
+takes beside the features does not grow with N, and these may be a memory map.
+
+Shapes: N images, D dimensions, B and C images at a time, P pairs.
 """
 
 import math
@@ -23,7 +26,7 @@ Array = np.ndarray | Tensor
 
 ALPHA = 2.0  # the paper's
 T = 2.0
-CHUNK = 1024  # rows compared at a time, so memory stays at CHUNK x N
+CHUNK = 1024  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,20 @@ def alignment(first_ND: Array, second_ND: Array, alpha: float = ALPHA) -> float:
 
 
 def uniformity(features_ND: Array, t: float = T) -> float:
-    """log mean exp(-t |x - y|^2) over all N (N - 1) / 2 pairs, in float64 on the CPU.
+    """log mean exp(-t |x - y|^2) over all N (N - 1) / 2 pairs.
 
-    Time grows with N^2, memory with N. Raises `ValueError` for fewer than two rows.
+    Time grows with N^2. Raises `ValueError` for fewer than two rows.
     """
-    features_ND = _pairable(features_ND)
-    squares_N = features_ND.square().sum(1)
+    parts = _pairable(features_ND).split(CHUNK)
     total = torch.tensor(-torch.inf, dtype=torch.float64)  # a logarithm, so no t is too large
-    for start in range(0, len(features_ND), CHUNK):
-        rest = slice(start, None)
-        rows_BD, squares_B = features_ND[start : start + CHUNK], squares_N[start : start + CHUNK]
-        apart_BN = squares_B[:, None] + squares_N[rest] - 2 * rows_BD @ features_ND[rest].T
-        weights_BN = apart_BN.clamp_(min=0).mul_(-t)
-        # Each pair once: in the first columns, which are the rows themselves, above the diagonal.
-        done = torch.ones(len(rows_BD), len(rows_BD), dtype=torch.bool).tril()
-        weights_BN[:, : len(rows_BD)].masked_fill_(done, -torch.inf)
-        total = torch.logaddexp(total, weights_BN.flatten().logsumexp(0))
+    for place, rows in enumerate(parts):
+        rows_BD = _exact(rows)
+        for other, columns in enumerate(parts[place:]):
+            weights_BC = _squared_distances(rows_BD, _exact(columns)).mul_(-t)
+            if other == 0:  # the rows themselves: each pair once, above the diagonal
+                seen_BC = torch.ones(weights_BC.shape, dtype=torch.bool).tril()
+                weights_BC.masked_fill_(seen_BC, -torch.inf)
+            total = torch.logaddexp(total, weights_BC.flatten().logsumexp(0))
     return float(total) - math.log(math.comb(len(features_ND), 2))
 
 
@@ -105,16 +106,24 @@ def mean_squared_distance(features_ND: Array) -> float:
     By 2 N / (N - 1) times the variance about the mean. It is what an alignment (alpha 2) is to be
     read against. Raises `ValueError` for fewer than two rows.
     """
-    features_ND = _pairable(features_ND)
-    variance = (features_ND - features_ND.mean(0)).square().sum(1).mean()
-    return 2 * len(features_ND) / (len(features_ND) - 1) * float(variance)
+    parts, count = _pairable(features_ND).split(CHUNK), len(features_ND)
+    mean_D = torch.stack([_exact(part_BD).sum(0) for part_BD in parts]).sum(0) / count
+    total = sum(float((_exact(part_BD) - mean_D).square().sum()) for part_BD in parts)
+    return 2 * total / (count - 1)
+
+
+def _squared_distances(rows_BD: Tensor, columns_CD: Tensor) -> Tensor:
+    """|x - y|^2 of every row with every column: [B, C], not below 0."""
+    squares_B, squares_C = rows_BD.square().sum(1), columns_CD.square().sum(1)
+    apart_BC = torch.addmm(squares_B[:, None] + squares_C, rows_BD, columns_CD.T, alpha=-2)
+    return apart_BC.clamp_(min=0)
 
 
 def _pairable(features_ND: Array) -> Tensor:
     features_ND = torch.as_tensor(features_ND)
     if len(features_ND) < 2:
         raise ValueError(f"{len(features_ND)} rows make no pair")
-    return _exact(features_ND)
+    return features_ND
 
 
 def _exact(features: Tensor) -> Tensor:

@@ -4,6 +4,17 @@ What all images have in common weighs less afterwards, what tells them apart wei
 copies are found with it (Jegou and Chum, "Negative evidences and co-occurrences in image
 retrieval: the benefit of PCA and whitening", 2012).
 
+The published steps (DINO, eval_copy_detection with `whit=0.5`), from features of other images:
+
+1. Their mean is taken off what is whitened (not normalized before).
+2. Their covariance, the mean of outer products, is NOT centered: off by the mean's own axis, on
+   which centered features hardly lie. Here it is, unless `as_published`.
+3. Eigenvalues below 1e-5 of the largest count as that: the only regularization.
+4. Features are turned to all D axes, each divided by its eigenvalue to the power 0.5, which
+   is the deviation on that axis. Here axes that M images cannot span are left out, unless
+   `as_published`: there they hold noise, stretched the most.
+5. What comes out is L2-normalized, which is left to the caller.
+
 Shapes: M images, D dimensions, K kept dimensions.
 """
 
@@ -11,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-POWER = 0.5  # the published one: eigenvalues are variances, so this divides by the deviation
+POWER = 0.5  # the published `whit`: eigenvalues are variances, so this divides by the deviation
 SMALLEST = 1e-5  # of the largest eigenvalue; axes with less are divided as if they had that much
 ROWS_AT_ONCE = 8192
 
@@ -45,9 +56,7 @@ def learn_whitening(
     `dim`: axes to keep (None: D, or as many as M images can span, M - 1); `power`: 0 only turns,
     0.5 gives every axis the variance 1. Eigenvalues below 1e-5 of the largest count as that.
 
-    The published code takes the covariance of features that are NOT centered, though what it
-    whitens is; so its first axis is that of the mean, which centered features hardly use.
-    `as_published` does the same, and keeps all D axes.
+    `as_published`: the covariance is not centered, and all D axes are kept (see above).
 
     Raises `ValueError` for fewer than 2 rows, a `dim` outside 1..D, or features that are all equal.
     """

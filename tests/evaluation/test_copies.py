@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -134,10 +135,24 @@ def test_the_protocol_once_more_in_plain_loops(model, copydays, sides, whiten, a
     )  # fmt: skip
     assert result.map == pytest.approx(by_hand(model, copydays, whiten, as_published))
     assert (result.queries, result.images, result.matched_by) == (16, 9, "Copydays")
-    assert result.whitening_dim == ((48 if as_published else 29) if whiten else None)
+    assert result.axes == ((48 if as_published else 29) if whiten else None)
+    assert result.whitening_dim is None
     assert len(result.notes) == (whiten and not as_published)
     assert np.mean([one.ap for one in result.answers]) == pytest.approx(result.map)
     assert result.top1 == pytest.approx(100 * np.mean([one.rank == 1 for one in result.answers]))
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(5, 5), (29, 29), (40, 29), (100, 29)])
+def test_the_axes_asked_for_are_told_beside_those_kept(model, sides, asked, kept):
+    originals, copies, _, others = sides
+    result = evaluate(
+        model, originals, copies, whitening=others, whitening_dim=asked, size=SIZE,
+        random_init=False,
+    )  # fmt: skip
+    assert (result.whitening_dim, result.axes) == (asked, kept)
+    told = f"whitening keeps {kept} axes: 30 images and 48 dimensions have no more"
+    assert result.notes == ([told] if kept < asked else [])
+    assert f"({kept} axes)" in result.table()
 
 
 def known(vectors: dict[str, list[float]]):
@@ -191,22 +206,23 @@ def test_beyond_the_twentieth_nothing_is_found(model, small, monkeypatch):
     assert result.answers[0].first_wrong == "b.png" and result.answers[0].margin is None
 
 
+def written_at(folder: Path) -> dict[Path, int]:
+    """When each kept pass was."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("features.npy")}
+
+
 def test_the_untrained_backbone_beside_it(model, small, tmp_path):
     originals, copies = open_pairs(small)
-    said: list[str] = []
-    passing = Passing(
-        keep=tmp_path / "kept", progress=lambda done, total, message: said.append(message)
-    )
+    passing = Passing(keep=tmp_path / "kept")
     result = evaluate(model, originals, copies, size=SIZE + 3, passing=passing)
+    written = written_at(tmp_path / "kept")
     assert result.random_init is not None
     assert result.random_init.model_hash != result.model_hash
     assert result.size == SIZE and result.notes == ["images are 32 px a side: whole patches"]
     assert "untrained" in result.table() and "not whitened" in result.table()
     assert json.loads(json.dumps(result.as_dict()))["random_init"]["queries"] == 3
-    assert said
-    said.clear()
     assert evaluate(model, originals, copies, size=SIZE + 3, passing=passing) == result
-    assert not said
+    assert written_at(tmp_path / "kept") == written and len(written) == 4
 
 
 class Named:
@@ -255,7 +271,7 @@ def test_copies_belong_by_table(tmp_path):
 
 
 def test_what_cannot_be_matched_is_said():
-    with pytest.raises(UserError, match=r"no copy there belongs .* x\.jpg and a\.jpg"):
+    with pytest.raises(UserError, match=r"no copy there belongs .* x\.jpg and a\.jpg.* --pairs"):
         matched(Named("x.jpg"), Named("a.jpg"))
     with pytest.raises(UserError, match=r"1_x\.jpg may be of a/1\.jpg or of b/1\.jpg"):
         matched(Named("1_x.jpg"), Named("a/1.jpg", "b/1.jpg"))
@@ -271,7 +287,7 @@ def test_unmatched_and_unreadable_images_are_left_out_and_named(model, small):
     assert (result.queries, result.images, result.map) == (1, 1, 100)
     assert result.notes == [
         "1 image belongs to no original and is left out: c.png",
-        "2 images cannot be read and are left out: a_2.png, b.png",
+        "2 images cannot be read and are left out: a_2.png (empty file), b.png (empty file)",
     ]
     (small / "originals" / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="no copy can be read together with its original"):
@@ -288,8 +304,17 @@ def test_mistakes_are_sentences(model, small):
         evaluate(model, originals, originals)
     with pytest.raises(UserError, match=r"cannot teach whitening \(1 images cannot tell"):
         evaluate(model, originals, copies, size=SIZE, whitening=open_source(small / "more"))
-    with pytest.raises(UserError, match="has no folder original or originals"):
-        open_pairs(small / "more")
+    with pytest.raises(UserError, match=r"--whitening-dim 8: nothing is whitened; .* --whitening"):
+        evaluate(model, originals, copies, whitening_dim=8)
+    for folder, says in (
+        ("more", "has no folder original or originals; originals lie in `original` or"),
+        ("none", "none: no such folder; name one that holds originals and copies"),
+    ):
+        with pytest.raises(UserError, match=says):
+            open_pairs(small / folder)
+    shutil.rmtree(small / "copies")
+    with pytest.raises(UserError, match="has no folder strong or copies"):
+        open_pairs(small)
 
 
 def test_images_are_squeezed(model):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dino_core.evaluation import retrieval
 from dino_core.evaluation.ground_truth import read_ground_truth
 from dino_core.evaluation.passes import Passing
 from dino_core.evaluation.retrieval import (
+    SCALES,
     Asked,
     RetrievalResult,
     evaluate,
@@ -175,55 +177,58 @@ def test_the_untrained_backbone_beside_it(model, benchmark, result):
     assert "untrained" in result.table() and f"{result.map_hard:.2f}" in result.table()
 
 
-def test_kept_passes_are_found_again_and_settings_keep_apart(model, benchmark, result, tmp_path):
+def test_kept_passes_are_found_again_and_whole_queries_are_others(
+    model, benchmark, result, tmp_path
+):
     source = open_source(benchmark)
     alone = replace(result, random_init=None)
-    said: list[str] = []
-    passing = Passing(keep=tmp_path, progress=lambda done, total, message: said.append(message))
-    assert evaluate(model, source, size=SIZE, random_init=False, passing=passing) == alone
-    assert said
-    said.clear()
-    assert evaluate(model, source, size=SIZE, random_init=False, passing=passing) == alone
-    assert not said
-    evaluate(model, source, size=SIZE, as_published=True, random_init=False, passing=passing)
-    assert said  # queries are whole now, so they are others
+
+    def run(as_published: bool) -> tuple[RetrievalResult, dict[Path, int]]:
+        found = evaluate(
+            model, source, size=SIZE, as_published=as_published, random_init=False,
+            passing=Passing(keep=tmp_path),
+        )  # fmt: skip
+        passes = tmp_path.rglob("features.npy")
+        return found, {path: path.stat().st_mtime_ns for path in passes}
+
+    found, written = run(as_published=False)
+    assert found == alone and len(written) == 2
+    assert run(as_published=False) == (found, written)
+    _, after = run(as_published=True)
+    assert after.items() > written.items() and len(after) == 3  # images that are searched stay
 
 
-def test_published_settings_go_with_the_name(model, benchmark, tmp_path, monkeypatch):
-    looked = []
-    monkeypatch.setattr(retrieval, "_figures", lambda *args: looked.append(args[2]) or FIGURES)
-    for name, size, scales in (("roxford5k", 224, 1), ("rparis6k", 512, 3), ("mine", 224, 1)):
-        truth = tmp_path / f"gnd_{name}.pkl"
-        truth.write_bytes((benchmark / "gnd_roxford5k.pkl").read_bytes())
-        result = evaluate(model, open_source(benchmark), truth, random_init=False)
-        assert (result.size, result.multiscale) == (size, scales == 3)
-        assert looked[-1].settings["size"] == size and len(looked[-1].settings["scales"]) == scales
-
-
-FIGURES = {
-    **{f"map_{name}": 1.0 for name in ("easy", "medium", "hard")},
-    **{f"mp{k}_{name}": 1.0 for k in (1, 5, 10) for name in ("easy", "medium", "hard")},
-    "queries": 1,
-    "images": 1,
-    "answers": [],
-    "notes": [],
-}
-
-
-def test_missing_and_unreadable_images_are_left_out_and_named(model, benchmark, tmp_path):
-    folder = tmp_path / "roxford5k"
-    (folder / "jpg").mkdir(parents=True)
-    for path in (benchmark / "jpg").iterdir():
-        (folder / "jpg" / path.name).write_bytes(path.read_bytes())
-    truth = folder / "gnd_roxford5k.pkl"
+@pytest.mark.parametrize(
+    ("name", "size", "multiscale"),
+    [("roxford5k", 224, False), ("rparis6k", 512, True), ("mine", 224, False)],
+)
+def test_published_settings_go_with_the_name(model, benchmark, tmp_path, name, size, multiscale):
+    truth = tmp_path / f"gnd_{name}.pkl"
     truth.write_bytes((benchmark / "gnd_roxford5k.pkl").read_bytes())
-    (folder / "jpg" / "hard_1.png").write_bytes(b"")
-    (folder / "jpg" / "query_2.png").unlink()
-    result = evaluate(model, open_source(folder), size=SIZE, random_init=False)
-    assert (result.queries, result.images) == (2, 10)
+    source = open_source(benchmark)
+    result = evaluate(model, source, truth, random_init=False)
+    assert (result.ground_truth, result.size, result.multiscale) == (name, size, multiscale)
+    asked = {"size": size, "multiscale": multiscale, "random_init": False}
+    assert result == evaluate(model, source, truth, **asked)
+    assert result.answers != evaluate(model, source, truth, **asked | {"size": SIZE}).answers
+
+
+@pytest.fixture
+def another(benchmark, tmp_path) -> Path:
+    """A copy of the benchmark, to be spoiled."""
+    return Path(shutil.copytree(benchmark, tmp_path / "roxford5k"))
+
+
+def test_missing_and_unreadable_images_are_left_out_and_named(model, another):
+    (another / "jpg" / "hard_1.png").write_bytes(b"")
+    (another / "jpg" / "query_2.png").unlink()
+    (another / "jpg" / "stranger_1.png").unlink()
+    result = evaluate(model, open_source(another), size=SIZE, random_init=False)
+    assert (result.queries, result.images) == (2, 9)
     assert result.notes == [
-        "1 image is not there and is left out: query_2",
-        "1 image cannot be read and is left out: jpg/hard_1.png",
+        "1 image of the 3 queries of roxford5k is not there and is left out: query_2",
+        "1 image of the 11 images of roxford5k is not there and is left out: stranger_1",
+        "1 image cannot be read and is left out: jpg/hard_1.png (empty file)",
     ]
     # an image that cannot be read is not looked for
     assert [one.ap_hard for one in result.answers] == [None, None]
@@ -231,20 +236,34 @@ def test_missing_and_unreadable_images_are_left_out_and_named(model, benchmark, 
     assert all(one.ap_easy == one.ap_medium for one in result.answers[1:])
 
 
-def test_mistakes_are_sentences(model, benchmark, tmp_path):
-    source = open_source(benchmark)
+def test_a_ground_truth_of_other_images_is_a_sentence(model, benchmark, another):
+    truth = benchmark / "gnd_roxford5k.pkl"
+    others = another / "jpg"
+    for path in others.glob("query_*"):
+        path.unlink()
+    with pytest.raises(UserError) as told:
+        evaluate(model, open_source(others), truth, size=SIZE)
+    assert str(told.value) == (
+        f"{others}: has none of the 3 queries of roxford5k (such as query_0); name the folder that "
+        "holds them, or with --ground-truth the file that belongs to these images"
+    )
+    for path in others.iterdir():
+        path.rename(path.with_name(f"other_{path.name}"))
+    with pytest.raises(UserError, match=r"none of the 11 images of roxford5k \(such as easy_0\)"):
+        evaluate(model, open_source(others), truth, size=SIZE)
+
+
+def test_mistakes_are_sentences(model, benchmark, another):
     with pytest.raises(UserError, match=r"--size 7: tiny needs images of 8 px or more"):
-        evaluate(model, source, size=7)
-    with pytest.raises(UserError, match="no ground truth there"):
-        evaluate(model, open_source("scenes:3"))
-    path = tmp_path / "gnd_x.json"
-    entry = {"easy": [0], "hard": [], "junk": []}
-    path.write_text(json.dumps({"imlist": ["none"], "qimlist": ["query_1"], "gnd": [entry]}))
-    with pytest.raises(UserError, match=r"has no image of x \(such as none\)"):
-        evaluate(model, source, path)
-    path.write_text(json.dumps({"imlist": ["easy_1"], "qimlist": ["none"], "gnd": [entry]}))
-    with pytest.raises(UserError, match=r"has no query of x \(such as none\)"):
-        evaluate(model, source, path)
+        evaluate(model, open_source(benchmark), size=7)
+    (another / "gnd_roxford5k.pkl").unlink()
+    for spec in ("scenes:3", another):
+        with pytest.raises(UserError, match=r"no ground truth there .* --ground-truth"):
+            evaluate(model, open_source(spec))
+    for path in (another / "jpg").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the images can be read"):
+        evaluate(model, open_source(another), benchmark / "gnd_roxford5k.pkl", size=SIZE)
 
 
 def test_a_query_is_cut_to_its_box():
@@ -273,17 +292,13 @@ def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(model):
         thumbnail(bands, 64, model.info)
 
 
-def test_several_scales_are_normalized_each_image_by_itself(model):
-    """The published division by the batch's norm is right for one image, and leaves directions."""
+def test_the_mean_of_several_scales_is_each_image_s_own(model):
     x = torch.randn(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    each = torch.cat([multi_scale(model.backbone, one[None]) for one in x])
-    torch.testing.assert_close(multi_scale(model.backbone, x), each)
-    torch.testing.assert_close(each.norm(dim=1), torch.ones(3))
-    whole = multi_scale(model.backbone, x, as_published=True)
-    torch.testing.assert_close(whole.norm(), torch.tensor(1.0))
-    torch.testing.assert_close(F.normalize(whole, dim=1), each)
-    alone = multi_scale(model.backbone, x[:1], as_published=True)
-    torch.testing.assert_close(alone, each[:1])
+    means = multi_scale(model.backbone, x)
+    for image, mean in zip(x, means, strict=True):
+        torch.testing.assert_close(multi_scale(model.backbone, image[None])[0], mean)
+    alone = torch.stack([multi_scale(model.backbone, x, (scale,)) for scale in SCALES])
+    torch.testing.assert_close(means, alone.mean(0))
 
 
 def test_pixels_that_fill_no_patch_do_not_count(model):

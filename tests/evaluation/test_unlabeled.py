@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dino_core.data import Source, open_source
+from dino_core.data import BadImage, Source, open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import unlabeled
 from dino_core.evaluation.corruptions import corrupt, key_of, middle_square
@@ -156,13 +156,21 @@ def test_the_untrained_is_judged_by_the_same(model, source, result) -> None:
     assert (chance.model, alone.overlap, alone.random_init) == ("untrained", {}, None)
 
 
-def test_where_the_untrained_is_ahead_is_said(result) -> None:
+def test_where_the_untrained_is_ahead_is_said_in_the_words_of_the_table(result) -> None:
     chance = result.random_init
     told = [note for note in result.notes if note.startswith("The untrained backbone is ahead in")]
     ahead = told[0].partition(" ahead in ")[2].partition(":")[0].split(", ") if told else []
     assert ("alignment" in ahead) == (chance.alignment < result.alignment)
-    assert ("rankme" in ahead) == (chance.rankme > result.rankme)
-    assert ("retrieval" in ahead) == (chance.retrieval > result.retrieval)
+    assert ("alignment as a share" in ahead) == (chance.alignment_share < result.alignment_share)
+    assert ("RankMe" in ahead) == (chance.rankme > result.rankme)
+    assert ("uniformity" in ahead) == (chance.uniformity < result.uniformity)
+    assert ("cosine after corruption" in ahead) == (chance.cosine > result.cosine)
+    assert ("kept after corruption" in ahead) == (chance.kept > result.kept)
+    assert ("% found again" in ahead) == (chance.retrieval > result.retrieval)
+    assert 0 < len(ahead) < 7  # so that either side of these is met
+    lines = result.table().splitlines()
+    for title in ahead:
+        assert [line for line in lines if line.startswith(f"{title}  ")]
 
 
 def test_json_and_table(result) -> None:
@@ -171,6 +179,8 @@ def test_json_and_table(result) -> None:
     assert figures["robustness"][0]["retrieval"] == result.robustness[0].retrieval
     lines = result.table().splitlines()
     assert lines[0].split() == ["tiny", "untrained"]
+    again = [f"{100 * one.retrieval:.1f}" for one in (result, result.random_init)]
+    assert ["%", "found", "again", *again] in map(str.split, lines)
     again = [100 * one.robustness[3].retrieval for one in (result, result.random_init)]
     assert ["rotation,", "5", *(f"{share:.1f}" for share in again)] in map(str.split, lines)
     assert f"{result.overlap['second']:.1%} of the 4 nearest neighbors are shared with second" in (
@@ -181,22 +191,18 @@ def test_json_and_table(result) -> None:
 def test_kept_passes_are_found_again_and_workers_make_no_difference(
     model, source, result, tmp_path: Path
 ) -> None:
-    def run(workers: int, progress) -> UnlabeledResult:
-        return evaluate(
+    def run(workers: int) -> tuple[UnlabeledResult, dict[str, int]]:
+        found = evaluate(
             model, source, corruptions=("gaussian_noise",), severities=(5,), k=4, random_init=False,
-            passing=Passing(keep=tmp_path, batch_size=7, workers=workers, progress=progress),
+            passing=Passing(keep=tmp_path, batch_size=7, workers=workers),
         )  # fmt: skip
+        passes = tmp_path.glob("*/features.npy")
+        return found, {path.parent.name: path.stat().st_mtime_ns for path in passes}
 
-    begun: list[str] = []
-
-    def note(done: int, total: int, message: str) -> None:
-        begun.append(message)
-
-    first = run(2, note)
-    assert any("gaussian noise 5" in message for message in begun)
-    begun.clear()
-    assert run(0, note) == first
-    assert begun == []  # nothing was computed again
+    first, written = run(2)
+    assert len(written) == 5  # as they are, two views, middle squares and these with noise
+    assert any(name.startswith("gaussian-noise-5") for name in written)
+    assert run(0) == (first, written)
     assert first.robustness[0].cosine == pytest.approx(result.robustness[1].cosine, abs=1e-5)
 
 
@@ -235,13 +241,16 @@ def test_bad_images_are_left_out_and_k_is_cut(model, tmp_path: Path) -> None:
         pixels = np.random.default_rng(ord(name)).integers(0, 256, (1, 1, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     (tmp_path / "aa.png").write_bytes(b"nothing")
+    source = open_source(tmp_path)
+    with pytest.raises(BadImage) as bad:
+        source.image(source.ids.index("aa.png"))
+    reason = bad.value.reason
     result = evaluate(
-        model, open_source(tmp_path), corruptions=("jpeg",), severities=(1,), random_init=False,
-        passing=HERE,
-    )  # fmt: skip
+        model, source, corruptions=("jpeg",), severities=(1,), random_init=False, passing=HERE
+    )
     assert (result.images, result.k, result.overlap_by_chance) == (3, 2, 1.0)
     assert result.notes == [
-        "1 unreadable images were left out",
+        f"1 image cannot be read and is left out: aa.png ({reason})",
         "k = 10 counts as 2: there are no more other images",
     ]
     assert {one.id for one in result.moved_most} == {"a.png", "b.png", "c.png"}
@@ -261,7 +270,7 @@ def test_equal_images_are_found_by_chance_alone(model, tmp_path: Path) -> None:
 
 
 def test_found_again_by_hand(monkeypatch) -> None:
-    monkeypatch.setattr(unlabeled, "CHUNK", 2)
+    monkeypatch.setattr(unlabeled, "MOST_COSINES", 10)  # two images at a time
     clean = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8], [-1, 0]], np.float32)
     changed = np.array([[0.8, 0.6], [0, 1], [0.6, 0.8], [0.6, 0.8], [0, 1]], np.float32)
     search = Search(clean, torch.device("cpu"))
