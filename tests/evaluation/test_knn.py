@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +16,9 @@ from dino_core.errors import UserError
 from dino_core.evaluation import knn
 from dino_core.evaluation.passes import Passing
 from dino_core.gallery import features_of
-from dino_core.measures import knn_accuracy
-from dino_core.models import Model, ModelInfo, create_backbone, save_weights
-
-TINY = ModelInfo(
-    architecture="vit_tiny_patch16_224",
-    patch_size=16,
-    image_size=32,
-    options={"depth": 1, "embed_dim": 24, "num_heads": 2},
-)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Model(create_backbone(TINY), "tiny", torch.device("cpu"))
-
-
-def write_colors(folder: Path, classes: dict[str, tuple[int, int, int]], each: int = 4) -> Path:
-    """Class folders of nearly plain colors, which raw pixels tell apart."""
-    random = np.random.default_rng(len(classes))
-    for name, color in classes.items():
-        (folder / name).mkdir(parents=True)
-        for index in range(each):
-            noise = random.integers(-20, 20, (40, 40, 3))
-            pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
-
-
-RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Path:
-    return write_colors(tmp_path / "train", {"a": RED, "b": GREEN, "c": BLUE})
-
-
-@pytest.fixture(name="test")
-def held_out(tmp_path: Path) -> Path:
-    return write_colors(tmp_path / "test", {"b": GREEN, "c": BLUE})
+from dino_core.measures import knn as vote
+from dino_core.measures import knn_accuracy, knn_vote
+from dino_core.models import Model, save_weights
 
 
 def test_figures_are_the_vote_on_the_gallery_s_features(model: Model) -> None:
@@ -86,7 +49,7 @@ def test_classes_that_training_lacks_count_as_wrong_and_are_named(
         model, open_source(train), open_source(test), ks=(1,), random_init=False, pixels=True
     )
     assert result.pixels is not None
-    assert result.pixels.top1 == pytest.approx(100 * 2 / 3)
+    assert result.pixels.top1 == pytest.approx(100 * 12 / 24)
     assert result.notes == ["1 test classes are not in train (zebra): they count as wrong"]
 
 
@@ -97,7 +60,8 @@ def test_what_was_taken_for_what_is_counted(model: Model, train: Path, test: Pat
     ).pixels
     assert result is not None
     assert result.per_class == {"b": 100, "c": 100, "zebra": 0}
-    assert result.confusions == [("zebra", "a", 4)]
+    expected = [f"zebra/{number:02}.png" for number in range(4)]
+    assert result.confusions == [("zebra", "a", 12, expected)]
 
 
 def test_kept_features_give_the_same_figures(model: Model, tmp_path: Path) -> None:
@@ -110,21 +74,109 @@ def test_kept_features_give_the_same_figures(model: Model, tmp_path: Path) -> No
     assert first == again == plain and len(list(tmp_path.iterdir())) == 4
 
 
-def test_bad_images_are_left_out_and_counted(model: Model, train: Path, test: Path) -> None:
-    (train / "a" / "0.png").write_bytes(b"nothing")
-    (test / "b" / "0.png").write_bytes(b"nothing")
+def test_bad_images_are_left_out_and_named(model: Model, train: Path, test: Path) -> None:
+    (train / "a" / "00.png").write_bytes(b"nothing")
+    jpeg = test / "b" / "half.jpg"
+    Image.open(test / "b" / "00.png").save(jpeg)
+    jpeg.write_bytes(jpeg.read_bytes()[: jpeg.stat().st_size // 2])  # Pillow could show its top
     result = knn.evaluate(
         model, open_source(train), open_source(test), ks=(1,), random_init=False, pixels=True
     )
-    assert (result.train_images, result.test_images) == (11, 7)
-    assert result.notes == ["2 unreadable images were left out"]
+    assert (result.train_images, result.test_images) == (35, 12)
+    assert len(result.notes) == 1 and result.notes[0] in result.table()
+    assert result.notes[0].startswith("2 images cannot be read and are left out: a/00.png (")
+    assert "b/half.jpg (truncated" in result.notes[0]
     assert result.pixels is not None and result.pixels.top1 == 100  # rows and labels still fit
 
 
 def test_k_above_the_number_of_images_is_that_number(model: Model, train: Path, test: Path) -> None:
     result = knn.evaluate(model, open_source(train), open_source(test), random_init=False)
-    assert list(result.per_k) == [10, 12]
-    assert result.notes == ["k above 12 counts as 12: so many images vote"]
+    assert list(result.per_k) == [10, 20, 36]
+    assert result.notes == ["k above 36 counts as 36: so many images vote"]
+
+
+def test_the_table_says_how_k_was_chosen(model: Model, train: Path, test: Path) -> None:
+    result, one = (
+        knn.evaluate(model, open_source(train), open_source(test), ks=ks, pixels=True)
+        for ks in ((1, 36), (36,))
+    )
+    assert "best on test, as published" in result.table().splitlines()[0]
+    assert "best on test" not in one.table()
+    assert [line.split()[0] for line in result.table().splitlines()[2:5]] == [
+        "tiny", "untrained", "raw",
+    ]  # fmt: skip
+    assert one.per_k[36].top5 == one.top5 == 100  # three classes are always among the first five
+
+
+def test_raw_pixels_of_any_channels_are_small_normalized_images(
+    make_model: Callable[..., Model], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "four" / name).mkdir(parents=True)
+        for index in range(3):
+            pixels = random.integers(0, 255, (32, 32, 4), np.uint8)
+            pixels[..., 3] = 200 if name == "a" else 20
+            np.save(tmp_path / "four" / name / f"{index}.npy", pixels)
+    source = open_source(tmp_path / "four", channels=4)
+    found = knn.pixel_features(source, Passing(workers=0)).array
+    plain = (source.image(1).astype(np.float64) / 255 - 0.45) / 0.225  # 32 px already
+    np.testing.assert_allclose(found[1], plain.ravel() / np.linalg.norm(plain), atol=1e-6)
+    shutil.copytree(tmp_path / "four", tmp_path / "again")
+    result = knn.evaluate(
+        make_model(channels=4), source, open_source(tmp_path / "again", channels=4), ks=(1,),
+        random_init=False, pixels=True,
+    )  # fmt: skip
+    assert result.pixels is not None and result.pixels.top1 == 100
+
+
+def test_raw_pixels_of_rgb_are_normalized_as_for_a_model(train: Path) -> None:
+    source = open_source(train)
+    found = knn.pixel_features(source, Passing(workers=0)).array
+    small = np.array(Image.fromarray(source.image(0)).resize((32, 32), Image.Resampling.BICUBIC))
+    plain = (small / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(found[0], plain.ravel() / np.linalg.norm(plain), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("voters", "classes", "k", "most_rows"),
+    [
+        (1_281_167, 1000, 200, 52),  # ImageNet: 5 MB of similarities for each test image
+        (100, 10_000_000, 10, 1),  # 160 MB of votes
+        (10**9, 2, 1, 1),  # more than allowed for a single one
+        (1000, 10, 20, vote.MOST_ROWS),
+    ],
+)
+def test_what_a_vote_holds_at_a_time_is_bounded(
+    voters: int, classes: int, k: int, most_rows: int
+) -> None:
+    rows = vote.rows_at_once(voters, classes, k)
+    assert rows == most_rows
+    if rows > 1:
+        assert rows * voters * 4 <= vote.SIMILARITY_BYTES
+        assert rows * (classes * 16 + k * 24) <= vote.VOTES_BYTES
+
+
+def test_a_vote_in_small_pieces_is_the_plain_vote(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    train, test = (random.normal(size=(n, 6)).astype(np.float32) for n in (40, 23))
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    labels = random.integers(0, 7, 40)
+    monkeypatch.setattr(vote, "SIMILARITY_BYTES", 40 * 4 * 5)  # five test images
+    pieces: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(
+        torch.Tensor, "topk", lambda x, *a, **b: pieces.append(len(x)) or topk(x, *a, **b)
+    )
+    ranked = knn_vote(train, labels, test, [3, 9], num_classes=7)
+    assert pieces == [5, 5, 5, 5, 3]
+    for k in (3, 9):
+        for i, similarities in enumerate(test @ train.T):
+            votes = np.zeros(7)
+            for j in sorted(range(40), key=lambda j: -similarities[j])[:k]:
+                votes[labels[j]] += np.exp(similarities[j] / 0.07)
+            expected = sorted(range(7), key=lambda c: (-votes[c], c))[:5]
+            assert ranked[k][i].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -137,11 +189,11 @@ def test_k_above_the_number_of_images_is_that_number(model: Model, train: Path, 
     ],
 )
 def test_what_cannot_be_judged_is_a_sentence(
-    model: Model, train: Path, test: Path, tmp_path: Path,
+    model: Model, train: Path, test: Path, tmp_path: Path, write_colors: Callable[..., Path],
     train_spec: str, test_spec: str, sentence: str,
 ) -> None:  # fmt: skip
     shutil.copytree(train / "a", tmp_path / "flat")
-    write_colors(tmp_path / "other", {"x": RED, "y": BLUE})
+    write_colors(tmp_path / "other", {"x": 2, "y": 2})
     with pytest.raises(UserError, match=sentence):
         knn.evaluate(model, open_source(tmp_path / train_spec), open_source(tmp_path / test_spec))
 
