@@ -1,9 +1,10 @@
 """The object of one image without labels: TokenCut, a normalized cut of the graph of its patches.
 
-    cut = object_mask(tokens)         # of `read_tokens`
-    cut.foreground                    # bool [h, w], the whole side of the cut
-    cut.component                     # bool [h, w], its part around the strongest patch
-    cut.box, cut.box_pixels           # (left, top, right, bottom) of that part
+    cut = object_mask(tokens)           # of `read_tokens`, or of `padded_keys` as published
+    cut.foreground                      # bool [h, w], the whole side of the cut
+    cut.component                       # bool [h, w], its part around the strongest patch
+    cut.box, cut.box_pixels             # (left, top, right, bottom) of that part
+    cut.enlarged(cut.foreground, H, W)  # where it lies on the image, drawn at H x W pixels
 
 After Wang et al., "Self-Supervised Transformers for Unsupervised Object Discovery using Normalized
 Cut" (arXiv:2202.11539, section 3), on top of Shi and Malik's normalized cut (2000). Patches are
@@ -15,13 +16,20 @@ Legend: N patches of the grid h x w, D width of the keys.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy import linalg, ndimage
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from dino_core.errors import UserError
 from dino_core.lenses.tokens import Tokens
+from dino_core.models.attention import last_keys, unshared
+
+if TYPE_CHECKING:
+    from dino_core.models import Model
 
 TAU = 0.2  # the paper's: a cosine from here on joins two patches
 EPSILON = 1e-5  # the paper's weight of all other edges, which keeps the graph in one piece
@@ -29,6 +37,22 @@ ALL_JOINED = 0.99  # from this share of joined pairs on the keys tell too few pa
 MAX_TOKENS = 4_096  # the matrix of all pairs takes 8 N^2 bytes: 134 MB here
 DENSE = 128  # up to so many patches LAPACK is as fast, and needs no start vector
 TIE = 1e-6  # patches whose |y| differ by less than this share are alike but for rounding
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a cut needs of `Tokens`, of an image that was padded to whole patches."""
+
+    keys: np.ndarray  # float32 [h, w, D]
+    source_size: tuple[int, int]  # (height, width) of the image that was given
+    padded: tuple[int, int]  # rows and columns of pixels added at the bottom and right
+    model: str  # spec
+    model_hash: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per (column, row): (h, w)."""
+        return self.keys.shape[0], self.keys.shape[1]
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class ObjectMask:
     source_size: tuple[int, int]  # (height, width) of the image that was given
     model: str  # spec
     model_hash: str
+    padded: tuple[int, int] = (0, 0)  # pixels that the grid reaches below and right of the image
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
@@ -59,17 +84,47 @@ class ObjectMask:
     def box_pixels(self) -> tuple[int, int, int, int] | None:
         """`box` in pixels of the source: the bounds of `component` enlarged to nearest neighbors.
 
-        At least one pixel wide and high, also where patches are finer than the source's pixels.
+        At least one pixel wide and high, also where patches are finer than the source's pixels;
+        what lies in the padding is cut off.
         """
         if (box := self.box) is None:
             return None
         (h, w), (height, width) = self.component.shape, self.source_size
-        left, right = _pixels(box[0], box[2], w, width)
-        top, bottom = _pixels(box[1], box[3], h, height)
-        return left, top, right, bottom
+        left, right = _pixels(box[0], box[2], w, width + self.padded[1])
+        top, bottom = _pixels(box[1], box[3], h, height + self.padded[0])
+        return left, top, min(right, width), min(bottom, height)
+
+    def enlarged(self, patches: np.ndarray, height: int, width: int) -> np.ndarray:
+        """`patches` [h, w] where they lie on the image, drawn at [height, width]; nearest."""
+        sides = zip(patches.shape, self.source_size, self.padded, (height, width), strict=True)
+        rows, columns = (
+            (np.arange(drawn) * 2 + 1) * (n * source) // (2 * drawn * (source + more))
+            for n, source, more, drawn in sides
+        )
+        return patches[rows[:, None], columns]
 
 
-def object_mask(tokens: Tokens, *, tau: float = TAU, center: bool | None = None) -> ObjectMask:
+def padded_keys(model: "Model", image: np.ndarray) -> Keys:
+    """The keys of an image at its own size, zeros at the right and bottom to whole patches.
+
+    So the published object discovery feeds images (TokenCut, as LOST before it): nothing is
+    resized, and the zeros follow normalization, so they are of the mean color. `image`: uint8 [H,
+    W, C]. Raises `UserError` for a network without attention.
+    """
+    height, width = image.shape[:2]
+    backbone = unshared(model.backbone)
+    more = (-height % backbone.patch_size, -width % backbone.patch_size)
+    pixels = F.pad(model.normalize(image), (0, more[1], 0, more[0]))
+    with torch.no_grad(), last_keys(backbone.vit) as keys:
+        backbone.tokens(pixels[None].to(model.device))
+    h, w = backbone.grid(*pixels.shape[1:])
+    keys_ND = keys[0][0].transpose(0, 1).flatten(1).cpu().numpy()[backbone.num_prefix_tokens :]
+    return Keys(keys_ND.reshape(h, w, -1), (height, width), more, model.spec, model.hash)
+
+
+def object_mask(
+    tokens: Tokens | Keys, *, tau: float = TAU, center: bool | None = None
+) -> ObjectMask:
     """Cut the patches of one image in two by their keys, and say which side is the object.
 
     `center` takes the mean over the patches off all keys first. Between patches attention is blind
@@ -107,6 +162,7 @@ def object_mask(tokens: Tokens, *, tau: float = TAU, center: bool | None = None)
         source_size=tokens.source_size,
         model=tokens.model,
         model_hash=tokens.model_hash,
+        padded=tokens.padded if isinstance(tokens, Keys) else (0, 0),
     )
 
 

@@ -4,10 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import linalg
 
 from dino_core.errors import UserError
-from dino_core.lenses.objects import ObjectMask, bipartition, object_mask, second_smallest
+from dino_core.lenses.objects import (
+    ObjectMask,
+    bipartition,
+    object_mask,
+    padded_keys,
+    second_smallest,
+)
 from dino_core.lenses.render import nearest
 from dino_core.lenses.tokens import Tokens, read_tokens
 
@@ -196,6 +203,31 @@ def test_a_box_of_a_source_coarser_than_the_grid_has_a_pixel():
     assert last.box_pixels == (2, 0, 3, 1)
 
 
+def test_what_was_padded_is_cut_off():
+    """2 x 3 patches of 8 px over an image of 12 x 20 px: 4 rows and 4 columns are padding."""
+    cut = object_mask(tokens_of(painted("aab", "aab")))
+    padded = replace(cut, source_size=(12, 20), padded=(4, 4))
+    patches = np.arange(6).reshape(2, 3)
+    expected = [[patches[y // 8, x // 8] for x in range(20)] for y in range(12)]
+    np.testing.assert_array_equal(padded.enlarged(patches, 12, 20), expected)
+    expected = [[patches[y // 16, x // 16] for x in range(40)] for y in range(24)]
+    np.testing.assert_array_equal(padded.enlarged(patches, 24, 40), expected)
+    assert cut.box == (2, 0, 3, 2)
+    assert cut.box_pixels == (16, 0, 24, 16)
+    assert padded.box_pixels == (16, 0, 20, 12)
+
+
+def test_without_padding_masks_are_enlarged_as_pictures_show_them():
+    random = np.random.default_rng(1)
+    plain = object_mask(tokens_of(painted("aab", "aaa")))
+    for _ in range(50):
+        patches = random.integers(0, 9, random.integers(1, 9, 2))
+        source = (int(random.integers(1, 60)), int(random.integers(1, 60)))
+        height, width = random.integers(1, 60, 2)
+        found = replace(plain, source_size=source).enlarged(patches, height, width)
+        np.testing.assert_array_equal(found, nearest(patches, height, width))
+
+
 def test_the_sign_of_the_eigenvector_does_not_matter():
     y = np.random.default_rng(4).normal(size=(7, 8))
     one, other = bipartition(y), bipartition(-y)
@@ -228,3 +260,34 @@ def test_of_a_model(model):
     assert cut.source_size == (60, 100)
     assert (cut.model, cut.model_hash) == (tokens.model, tokens.model_hash)
     assert (cut.component <= cut.foreground).all()
+
+
+def test_padded_keys_are_of_the_normalized_image_with_zeros_around_it(model):
+    """Once more with a hook on the projection, on an image that was padded by hand."""
+    image = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+    patch, width = model.backbone.patch_size, model.backbone.embed_dim
+    h, w = (int(np.ceil(side / patch)) for side in image.shape[:2])
+    pixels = np.zeros((h * patch, w * patch, 3), np.float32)
+    pixels[:21, :34] = (image / 255 - np.array(model.info.mean)) / np.array(model.info.std)
+    seen = []
+    projection = model.backbone.vit.blocks[-1].attn.qkv
+    handle = projection.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        model.backbone.tokens(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    handle.remove()
+    expected = seen[0][0, model.backbone.num_prefix_tokens :, width : 2 * width]
+
+    found = padded_keys(model, image)
+    assert (found.grid, found.source_size) == ((h, w), (21, 34))
+    assert found.padded == (h * patch - 21, w * patch - 34)
+    np.testing.assert_allclose(found.keys.reshape(h * w, -1), expected, atol=1e-5)
+    cut = object_mask(found)
+    assert cut.padded == found.padded and cut.foreground.shape == (h, w)
+
+
+def test_whole_patches_need_no_padding(model):
+    side = 4 * model.backbone.patch_size
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    found, tokens = padded_keys(model, image), read_tokens(model, image, size=side)
+    assert found.padded == (0, 0)
+    np.testing.assert_allclose(found.keys, tokens.keys, atol=1e-6)
