@@ -6,7 +6,8 @@
 
 Masks of DAVIS 2017 have a palette: each index is an object, 0 the background, 255 void. Those of
 DAVIS 2016 are gray: everything that is not zero is one object. Gray masks without a value above 31
-are indices that lost their palette.
+are indices that lost their palette: several objects taken for one (as `masks.py` takes all gray
+masks) would give other figures without a word.
 """
 
 import hashlib
@@ -19,18 +20,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dino_core.data import BadImage
-from dino_core.data.decode import as_bad_image, open_checked, read_file
+from dino_core.data.decode import read_file
 from dino_core.errors import UserError
+from dino_core.evaluation.mask_files import MASK_SUFFIXES, mask_values
+from dino_core.evaluation.results import SHOWN
 from dino_core.files import whole_file
 
-VOID = 255
 MOST_GRAY_INDICES = 31  # a picture of one object has brighter pixels, a mask no more objects
 FRAMES, MASKS = "JPEGImages", "Annotations"
 RESOLUTION = "480p"  # taken where there are several
 LISTS = ("2017/val.txt", "2016/val.txt", "480p/val.txt")  # the first that is there counts
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,12 @@ def read_labels(path: Path) -> np.ndarray:
     """A mask's labels, uint8 [H, W]: 0 background, 1 and up objects, 255 void.
 
     Palette: its indices. Gray (also with a gray palette, or saved in color): 1 where not zero, or
-    indices where all are small. Raises `BadImage` for what is no image, and for several colors
-    without a palette.
+    indices where all are small; the top of this file says why. Raises `BadImage` as `mask_values`.
     """
-    with as_bad_image(), open_checked(read_file(path)) as image:
-        image.load()
-        if image.mode == "P" and not _is_gray(np.array(image.getpalette(), np.uint8)):
-            return np.array(image, np.uint8)
-        if image.mode in ("RGB", "RGBA") and not _is_gray(np.asarray(image)[..., :3]):
-            raise BadImage("a mask in color without a palette; save each object as an index")
-        plain = image.mode in ("P", "1", "L", "F") or image.mode.startswith("I")
-        values = np.asarray(image if plain else image.convert("RGB").convert("L"))
-        if values.dtype == np.uint8 and values.max() <= MOST_GRAY_INDICES:
-            return values.copy()
-        return (values != 0).astype(np.uint8)
+    values, indexed = mask_values(read_file(path))
+    if indexed or (values.dtype == np.uint8 and values.max() <= MOST_GRAY_INDICES):
+        return values
+    return (values != 0).astype(np.uint8)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
@@ -125,6 +117,11 @@ def palette() -> np.ndarray:
             if source < 8:
                 colors[:, channel] |= ((labels >> source) & 1) << (7 - bit)
     return colors.astype(np.uint8)
+
+
+def named(names: Sequence[str]) -> str:
+    """The first of many names, for a sentence: `a, b, c, ...`."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _part(root: Path, name: str) -> Path:
@@ -166,9 +163,8 @@ def _wanted(
     if not found:
         raise UserError(f"{path}: names no video that is there; delete it to take all that are")
     missing = [name for name in listed if name not in there]
-    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     count = "1 video is" if len(missing) == 1 else f"{len(missing):,} videos are"
-    return found, [f"{count} in {path.name} but not there: {shown}"] if missing else []
+    return found, [f"{count} in {path.name} but not there: {named(missing)}"] if missing else []
 
 
 def _listed(line: str) -> str:
@@ -193,9 +189,3 @@ def _natural(path: Path) -> list[str | int]:
     """A key that sorts `9.jpg` before `10.jpg`; text and numbers alternate, so they compare."""
     parts = re.split(r"([0-9]+)", path.name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
-
-
-def _is_gray(colors: np.ndarray) -> bool:
-    """Whether red, green and blue are the same everywhere; `colors` [..., 3] or flat."""
-    colors = colors.reshape(-1, 3)
-    return bool((colors == colors[:, :1]).all())

@@ -6,6 +6,8 @@
 
 Mask files: grayscale, everything not zero is one object; palette (VOC), every index is an object
 and 255 is void (not scored). They are matched by the image's relative path without its ending.
+Gray is never taken for indices here (as `davis.py` takes small values): masks of single photos come
+as 0 and 1 as well as 0 and 255, and soft edges would be objects of their own.
 """
 
 import hashlib
@@ -16,24 +18,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dino_core.data import BadImage, Source
+from dino_core.data.decode import looks_like_image, read_file
 from dino_core.errors import UserError
+from dino_core.evaluation.mask_files import MASK_SUFFIXES, VOID, mask_values
 from dino_core.evaluation.passes import Passing, each, images_of, weights_and_shape
-from dino_core.evaluation.results import Result, left_out
+from dino_core.evaluation.results import Result, left_out, unreadable
 from dino_core.gallery.features import preprocessing
 from dino_core.gallery.images import source_hash
 from dino_core.models import Model
 
-VOID = 255
-MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}
-MASK_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF")  # Pillow tries no other of its many readers
 MAX_ASPECT_ERROR = 0.05  # a mask that differs more in shape belongs to another image
 
 
 class DamagedMask(Exception):
-    """A mask file that is an image, but cannot be decoded; its message says why."""
+    """A mask file that is an image, but no mask can be read from it; its message says why."""
 
 
 class Truth(NamedTuple):
@@ -107,6 +107,7 @@ class Masks:
 class MasksResult(Result):
     """Shares (0..1) of how well the objects of masks are found."""
 
+    size: int | None  # short side fed, in pixels; None: each image's own
     data: str
     data_hash: str
     masks: str
@@ -171,6 +172,32 @@ def each_masked(
     return Scored([id for id, _ in whole], [value for _, value in whole], notes)
 
 
+def common(
+    model: Model,
+    source: Source,
+    masks: Masks,
+    scored: Scored,
+    shares: Sequence[float],
+    fed: Sequence[int | None],
+) -> dict[str, Any]:
+    """The fields that every `MasksResult` has; `shares` and `fed` [images] as in it."""
+    sizes = [one for one in fed if one is not None]
+    size = max(sizes, default=None)
+    less = sum(one != size for one in sizes)
+    smaller = f"{less:,} of {len(fed):,} images are long, and were fed smaller than {size} px"
+    return {
+        "model": model.spec,
+        "model_hash": model.hash,
+        "data": source.spec,
+        "data_hash": source_hash(source),
+        "masks": masks.spec,
+        "masks_hash": masks.hash,
+        "size": size,
+        "images_scored": list(zip(scored.ids, map(float, shares), strict=True)),
+        "notes": scored.notes + ([smaller] if less else []),
+    }
+
+
 def best_and_worst(
     scores: Sequence[tuple[str, float]], n: int
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
@@ -186,34 +213,23 @@ def best_and_worst(
 def read_mask(path: Path) -> Truth:
     """Object numbers (int64 [H, W], 0 = background) and the pixels that count (bool [H, W]).
 
-    Raises `UserError` for a file that is no image, `DamagedMask` for one that is cut off.
+    Palette: each index an object, 255 void. Gray: one object, whatever the values; the top of this
+    file says why. Raises `UserError` for a file that is no image, `DamagedMask` for one that is cut
+    off, or in color without a palette.
     """
-    if path.is_file() and not path.stat().st_size:
-        raise DamagedMask("empty file")
     try:
-        with Image.open(path, formats=MASK_FORMATS) as file:
-            return _decoded(file)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a mask ({error})") from None
-
-
-def _decoded(file: Image.Image) -> Truth:
+        data = read_file(path)
+        if data and not looks_like_image(data[:32]):
+            raise BadImage("not an image")
+    except BadImage as error:
+        raise UserError(f"{path}: cannot be read as a mask ({error.reason})") from None
     try:
-        file.load()
-        indexed = file.mode == "P" and not _is_gray_ramp(file)
-        plain = indexed or file.mode in ("1", "L", "I", "I;16", "F")
-        values = np.asarray(file if plain else file.convert("L"))
-    except Exception as error:  # Pillow's plugins raise nearly everything on broken files
-        raise DamagedMask(str(error) or type(error).__name__) from None
+        values, indexed = mask_values(data)
+    except BadImage as error:
+        raise DamagedMask(error.reason) from None
     if indexed:
         return Truth(values.astype(np.int64), values != VOID)
     return Truth((values != 0).astype(np.int64), np.ones(values.shape, dtype=bool))
-
-
-def _is_gray_ramp(file: Image.Image) -> bool:
-    """Whether a palette image is a grayscale one that was saved with few colors."""
-    palette = np.array(file.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
-    return bool((palette == palette[:, :1]).all())
 
 
 def find_masks(source: Source, folder: Path | None) -> Masks:
@@ -272,12 +288,12 @@ def _inside(path: Path | None, folder: Path) -> bool:
 
 def _what_was_left_out(names: Sequence[str], found: Sequence[dict[str, Any]]) -> list[str]:
     both = list(zip(names, found, strict=True))
-    bad = [f"{name} ({one['bad']})" for name, one in both if "bad" in one]
+    bad = [(name, one["bad"]) for name, one in both if "bad" in one]
     damaged = [f"{name} ({one['damaged']})" for name, one in both if "damaged" in one]
     empty = [name for name, one in both if "empty" in one]
     return (
-        left_out(bad, "cannot be read", "cannot be read")
-        + left_out(damaged, "has a damaged mask", "have damaged masks")
+        unreadable(bad)
+        + left_out(damaged, "has a mask that cannot be read", "have masks that cannot be read")
         + left_out(empty, "has a mask without an object", "have masks without an object")
     )
 

@@ -9,40 +9,70 @@ overlaps one of the objects' boxes by half (PASCAL's criterion). Both at the mas
     result = evaluate(load_model("starter"), open_source("photos"), Path("masks"))
     print(result.table())
 
-Objects' boxes are the bounds of their masks. Unlike in the paper an image is fed at the lens's
-size, and keys that are nearly all alike are centered first; `as_published` does neither.
+Objects' boxes are the bounds of their masks. Unlike in the published scripts an image is resized to
+the lens's size, and keys that are nearly all alike are centered first. `as_published` does neither:
+as in the published object discovery each image is fed at its own size, normalized and then padded
+with zeros at the right and bottom to whole patches; masks and boxes are those of the image alone.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.masks import (
     Masks,
+    MasksResult,
     Scored,
     Truth,
-    best_and_worst,
+    common,
     each_masked,
     find_masks,
 )
 from dino_core.evaluation.passes import Passing
-from dino_core.gallery.images import source_hash
 from dino_core.lenses.attention import plan
-from dino_core.lenses.objects import MAX_TOKENS, TAU, ObjectMask, object_mask
-from dino_core.lenses.render import nearest, relative
+from dino_core.lenses.objects import MAX_TOKENS, TAU, ObjectMask, object_mask, padded_keys
+from dino_core.lenses.render import relative
 from dino_core.lenses.tokens import read_tokens
 from dino_core.measures.overlap import bounds, box_iou, corloc, iou, iou_by_label
 from dino_core.measures.saliency import LEVELS, codes, level_counts
 from dino_core.models import Model, untrained
+from dino_core.models.preprocess import by_band
+
+# How images come to whole patches: resized to the lens's size or one that is asked for; as they
+# are, padded (the published object discovery); to the nearest size (the published saliency).
+Fit = Literal["lens", "padded", "rounded"]
 
 
 @dataclass(frozen=True)
-class ObjectsResult:
-    """Shares (0..1) of what TokenCut finds; an image with nothing to cut counts as 0."""
+class Cutting:
+    """How images are cut; `UserError` for settings that no cut can have."""
+
+    tau: float = TAU  # the cosine that joins two patches
+    size: int | None = None  # short side in pixels; None: the lens's default, or each image's own
+    fit: Fit = "lens"
+
+    def __post_init__(self) -> None:
+        if not -1 < self.tau <= 1:
+            raise UserError(
+                f"tau {self.tau}: is a cosine; use more than -1, at most 1 (the paper has 0.2)"
+            )
+        if self.fit != "lens" and self.size is not None:
+            raise UserError(
+                f"size {self.size}: as published every image has its own; leave one of them out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectsResult(MasksResult):
+    """Shares (0..1) of what TokenCut finds; an image with nothing to cut counts as 0.
+
+    `images_scored` have the IoU of the cut's side with all their objects.
+    """
 
     jaccard: float  # IoU of the cut's side with all objects together, mean over images
     object_jaccard: float  # IoU of the found part with the object it fits best, mean over images
@@ -51,34 +81,15 @@ class ObjectsResult:
     objects: int
     centered: int  # images whose keys were centered, for they were nearly all alike
     uncut: int  # images without anything to cut
-    model: str
-    model_hash: str
-    data: str
-    data_hash: str
-    masks: str
-    masks_hash: str
     tau: float
-    size: int | None
     as_published: bool
-    images_scored: list[tuple[str, float]] = field(repr=False)  # id, IoU of the cut's side
-    notes: list[str]  # sentences: what was left out and why
-    random_init: "ObjectsResult | None" = None  # the same for the untrained backbone
-
-    def best_and_worst(self, n: int = 6) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-        """(id, IoU) of the `n` images whose objects are found best, and of the `n` worst."""
-        return best_and_worst(self.images_scored, n)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        rows = [self] + ([self.random_init] if self.random_init else [])
-        names = [self.model, "untrained"]
-        width = max(len(name) for name in [*names, "model"])
+        rows = self.rows()
+        width = max(map(len, [*rows, "model"]))
         lines = [f"{'model':{width}}  IoU, all objects  IoU, best object  CorLoc"]
-        for name, row in zip(names, rows, strict=False):
+        for name, row in rows.items():
             figures = f"{row.jaccard:>16.1%}  {row.object_jaccard:>16.1%}  {row.corloc:>6.1%}"
             lines.append(f"{name:{width}}  {figures}")
         lines.append(f"mean over {self.images:,} images, {self.objects:,} objects")
@@ -99,75 +110,89 @@ def evaluate(
     """Score what TokenCut makes of `model`'s keys on every image of `source` that has a mask.
 
     `masks`: a folder (None: the source's own masks, as `scenes` have); `size`: short side in pixels
-    (None: the lens's default); `tau`: the cosine that joins two patches; `as_published`: every
-    image at its own size, keys never centered; `random_init`: score the untrained backbone as
-    well. Raises `UserError` if nothing can be scored, or masks do not belong to the images.
+    (None: the lens's default, 28 patches or what the model was trained at; long images get less);
+    `tau`: the cosine that joins two patches; `as_published`: see the top of this file;
+    `random_init`: score the untrained backbone as well. Raises `UserError` if nothing can be
+    scored, or masks do not belong to the images.
     """
     found = find_masks(source, masks)
-    check_cut(size, tau, as_published)
-    result = _score(model, source, found, size, tau, as_published, passing)
+    how = Cutting(tau, size, "padded" if as_published else "lens")
+    result = _score(model, source, found, how, passing)
     if not random_init:
         return result
-    baseline = _score(untrained(model), source, found, size, tau, as_published, passing)
-    return replace(result, random_init=baseline)
+    return replace(result, random_init=_score(untrained(model), source, found, how, passing))
 
 
-def check_cut(size: int | None, tau: float, as_published: bool) -> None:
-    """`UserError` for settings that no cut can have."""
-    if not -1 < tau <= 1:
-        raise UserError(f"tau {tau}: is a cosine; use more than -1, at most 1 (the paper has 0.2)")
-    if as_published and size is not None:
-        raise UserError(f"size {size}: as published every image has its own; leave one of them out")
+def cut_image(model: Model, image: np.ndarray, how: Cutting) -> ObjectMask:
+    """Cut one image, uint8 [H, W, C]. Raises `UserError` where it makes too many patches."""
+    if how.fit == "lens":
+        return object_mask(read_tokens(model, image, size=how.size), tau=how.tau)
+    height, width = image.shape[:2]
+    patch = model.backbone.patch_size
+    if how.fit == "padded":
+        _require_few(-(-height // patch) * -(-width // patch), height, width)
+        return object_mask(padded_keys(model, image), tau=how.tau, center=False)
+    whole = rounded(image, patch)
+    _require_few(whole.shape[0] * whole.shape[1] // patch**2, height, width)
+    tokens = read_tokens(model, whole, size=min(whole.shape[:2]))
+    return object_mask(replace(tokens, source_size=(height, width)), tau=how.tau, center=False)
 
 
-def cuts(
-    model: Model,
-    source: Source,
-    masks: Masks,
-    size: int | None,
-    tau: float,
-    as_published: bool,
-    passing: Passing,
-) -> Scored:
+def rounded(image: np.ndarray, patch: int) -> np.ndarray:
+    """`image` uint8 [H, W, C] at the nearest multiples of `patch` pixels, Lanczos as published."""
+    height, width = (max(round(side / patch), 1) * patch for side in image.shape[:2])
+
+    def lanczos(band: Image.Image) -> np.ndarray:
+        return np.asarray(band.resize((width, height), Image.Resampling.LANCZOS))
+
+    return by_band(lanczos, image)
+
+
+def _require_few(patches: int, height: int, width: int) -> None:
+    if patches > MAX_TOKENS:
+        raise UserError(
+            f"{width} x {height} px: as published that makes {patches:,} patches, and a cut "
+            f"compares at most {MAX_TOKENS:,}; leave --as-published out, or shrink the images"
+        )
+
+
+def cuts(model: Model, source: Source, masks: Masks, how: Cutting, passing: Passing) -> Scored:
     """One pass of TokenCut; all that masks, boxes and saliency are scored by, of each image.
 
     Values: "union", "object" and "box" are overlaps (0..1), "objects" a number, "centered" and
-    "cut" whether; "side" and "map" are packed level counts (see `unpacked`) of the cut's side and
-    of the eigenvector, stretched to 0..1.
+    "cut" whether, "fed" the short side in pixels (None: the image's own); "side", "part" and "map"
+    are packed level counts (see `unpacked`) of the cut's side, of what of it hangs together with
+    the strongest patch, and of the eigenvector, stretched to 0..1.
     """
 
     def one(image: np.ndarray, truth: Truth) -> dict[str, Any]:
-        fed = _own_size(model, image) if as_published else size
-        tokens = read_tokens(model, image, size=fed)
-        return _scores(object_mask(tokens, tau=tau, center=False if as_published else None), truth)
+        scores = _scores(cut_image(model, image, how), truth)
+        return scores | {"fed": fed_size(model, image, how)}
 
     return each_masked(
         "object masks",
-        {"size": size, "tau": tau, "as_published": as_published},
+        asdict(how),
         model, source, masks, one, passing, f"Object masks of {model.spec}",
     )  # fmt: skip
 
 
-def _own_size(model: Model, image: np.ndarray) -> int:
-    """The short side of an image, in pixels; `UserError` where it makes too many patches."""
-    height, width = image.shape[:2]
-    tokens = plan(model, height, width, size=min(height, width)).tokens
-    if tokens > MAX_TOKENS:
-        raise UserError(
-            f"{width} x {height} px: as published that makes {tokens:,} patches, and a cut "
-            f"compares at most {MAX_TOKENS:,}; leave --as-published out, or shrink the images"
-        )
-    return min(height, width)
+def fed_size(model: Model, image: np.ndarray, how: Cutting) -> int | None:
+    """The short side in pixels that an image is fed at, None where it is the image's own."""
+    if how.fit != "lens":
+        return None
+    fed = plan(model, image.shape[0], image.shape[1], size=how.size)
+    return min(fed.height, fed.width)
 
 
 def _scores(cut: ObjectMask, truth: Truth) -> dict[str, Any]:
     """What one cut is worth, at the size of the mask."""
     shape = truth.labels.shape
-    side, part = nearest(cut.foreground, *shape), nearest(cut.component, *shape)
+    side, part = cut.enlarged(cut.foreground, *shape), cut.enlarged(cut.component, *shape)
     box = bounds(part)  # the same as of patches, but for a mask that is coarser than these
     boxes = np.array([bounds(one) for one in truth.objects()])
     fits = iou_by_label([part], truth.labels, truth.valid)[0]
-    maps = {"side": cut.foreground.astype(np.float64), "map": relative(cut.y)}
+    levels = cut.enlarged(codes(relative(cut.y)), *shape)
+    maps = {"side": codes(side), "part": codes(part), "map": levels}
     return {
         "union": float(iou(side, truth.foreground, truth.valid)),
         "object": float(fits.max()),
@@ -175,13 +200,12 @@ def _scores(cut: ObjectMask, truth: Truth) -> dict[str, Any]:
         "objects": len(boxes),
         "centered": cut.centered,
         "cut": cut.seed is not None,
-        **{name: packed(counted(soft, truth)) for name, soft in maps.items()},
+        **{name: packed(counted(levels, truth)) for name, levels in maps.items()},
     }
 
 
-def counted(soft: np.ndarray, truth: Truth) -> np.ndarray:
-    """The level counts, int64 [2, 256], of a map [h, w] of 0..1 enlarged to the mask's size."""
-    levels = nearest(codes(soft), *truth.labels.shape)
+def counted(levels: np.ndarray, truth: Truth) -> np.ndarray:
+    """The level counts, int64 [2, 256], of a map in 8 bits (see `codes`) of the mask's size."""
     return level_counts(levels, truth.foreground, truth.valid)
 
 
@@ -202,13 +226,11 @@ def _score(
     model: Model,
     source: Source,
     masks: Masks,
-    size: int | None,
-    tau: float,
-    as_published: bool,
+    how: Cutting,
     passing: Passing,
 ) -> ObjectsResult:
     """The protocol for one model."""
-    scored = cuts(model, source, masks, size, tau, as_published, passing)
+    scored = cuts(model, source, masks, how, passing)
     values = scored.values
     return ObjectsResult(
         jaccard=float(np.mean([one["union"] for one in values])),
@@ -218,25 +240,22 @@ def _score(
         objects=sum(one["objects"] for one in values),
         centered=sum(one["centered"] for one in values),
         uncut=sum(not one["cut"] for one in values),
-        model=model.spec,
-        model_hash=model.hash,
-        data=source.spec,
-        data_hash=source_hash(source),
-        masks=masks.spec,
-        masks_hash=masks.hash,
-        tau=tau,
-        size=size,
-        as_published=as_published,
-        images_scored=[(name, one["union"]) for name, one in zip(scored.ids, values, strict=True)],
-        notes=scored.notes + cut_notes(values),
-    )
+        tau=how.tau,
+        as_published=how.fit != "lens",
+        **common(
+            model, source, masks, with_cut_notes(scored),
+            [one["union"] for one in values], [one["fed"] for one in values],
+        ),
+    )  # fmt: skip
 
 
-def cut_notes(values: list[dict[str, Any]]) -> list[str]:
-    """How many images had their keys centered, or nothing to cut."""
+def with_cut_notes(scored: Scored) -> Scored:
+    """The same, and how many images had their keys centered, or nothing to cut."""
+    values = scored.values
     total = f"of {len(values):,} images"
     centered = sum(one["centered"] for one in values)
     uncut = sum(not one["cut"] for one in values)
     told = f"the keys of {centered:,} {total} were nearly all alike and centered before the cut"
     empty = f"{uncut:,} {total} had nothing to cut, and count as nothing found"
-    return ([told] if centered else []) + ([empty] if uncut else [])
+    notes = ([told] if centered else []) + ([empty] if uncut else [])
+    return replace(scored, notes=scored.notes + notes)

@@ -8,12 +8,16 @@ objects together are the foreground, scored at the mask file's own size.
     result = evaluate(load_model("starter"), open_source("photos"), Path("masks"))
     print(result.table())
 
-Three maps can be scored: "cut", the side of TokenCut's cut that holds the object (0 or 1: what the
-TokenCut paper reports), "eigenvector", the soft solution behind it, and "attention", the mean of
-the last layer's heads.
+Three maps can be scored: "cut", the side of TokenCut's cut that holds the object (0 or 1), which
+the published figures without a bilateral solver are of; "eigenvector", the soft solution behind it;
+and "attention", the mean of the last layer's heads.
+
+`as_published` does as the published script: each image is resized to the nearest multiples of the
+patch size (Lanczos), keys are never centered, and "cut" is only what of the side hangs together
+with its strongest patch.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,28 +27,31 @@ from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.masks import (
     Masks,
+    MasksResult,
     Scored,
     Truth,
-    best_and_worst,
+    common,
     each_masked,
     find_masks,
 )
-from dino_core.evaluation.objects import check_cut, counted, cut_notes, cuts, packed, unpacked
+from dino_core.evaluation.objects import Cutting, counted, cuts, packed, unpacked, with_cut_notes
 from dino_core.evaluation.passes import Passing
-from dino_core.gallery.images import source_hash
 from dino_core.lenses.attention import look
 from dino_core.lenses.objects import TAU
-from dino_core.lenses.render import relative
-from dino_core.measures.saliency import accuracy_at, iou_at, max_f_beta, max_mean_f_beta
+from dino_core.lenses.render import nearest, relative
+from dino_core.measures.saliency import accuracy_at, codes, iou_at, max_f_beta, max_mean_f_beta
 from dino_core.models import Model, untrained
 
 Map = Literal["cut", "eigenvector", "attention"]
 MAPS: tuple[Map, ...] = get_args(Map)
 
 
-@dataclass(frozen=True)
-class SaliencyResult:
-    """How well soft maps separate foreground from background; all figures are shares, 0..1."""
+@dataclass(frozen=True, kw_only=True)
+class SaliencyResult(MasksResult):
+    """How well soft maps separate foreground from background; all figures are shares, 0..1.
+
+    `images_scored` have the IoU at 0.5.
+    """
 
     max_f: float  # F-beta of mean precision and mean recall, its maximum over thresholds
     threshold: int  # 0..255, where that is
@@ -53,34 +60,15 @@ class SaliencyResult:
     accuracy: float  # share of pixels on the right side, at 0.5, mean over images
     images: int
     map: Map
-    model: str
-    model_hash: str
-    data: str
-    data_hash: str
-    masks: str
-    masks_hash: str
     tau: float | None  # None for attention
-    size: int | None
     as_published: bool
-    images_scored: list[tuple[str, float]] = field(repr=False)  # id, IoU at 0.5
-    notes: list[str]  # sentences: what was left out and why
-    random_init: "SaliencyResult | None" = None  # the same for the untrained backbone
-
-    def best_and_worst(self, n: int = 6) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-        """(id, IoU) of the `n` images whose foreground is found best, and of the `n` worst."""
-        return best_and_worst(self.images_scored, n)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def table(self) -> str:
         """A few lines for a terminal."""
-        rows = [self] + ([self.random_init] if self.random_init else [])
-        names = [self.model, "untrained"]
-        width = max(len(name) for name in [*names, "model"])
+        rows = self.rows()
+        width = max(map(len, [*rows, "model"]))
         lines = [f"{'model':{width}}  max F-beta  (mean of images)  IoU at 0.5  accuracy at 0.5"]
-        for name, row in zip(names, rows, strict=False):
+        for name, row in rows.items():
             figures = f"{row.max_f:>10.1%}  {row.max_mean_f:>16.1%}"
             lines.append(f"{name:{width}}  {figures}  {row.iou:>10.1%}  {row.accuracy:>15.1%}")
         lines.append(f"map: {self.map}; mean over {self.images:,} images")
@@ -92,7 +80,7 @@ def evaluate(
     source: Source,
     masks: Path | None = None,
     *,
-    map: Map = "eigenvector",
+    map: Map = "cut",
     size: int | None = None,
     tau: float = TAU,
     as_published: bool = False,
@@ -102,20 +90,19 @@ def evaluate(
     """Score `model`'s soft maps on every image of `source` that has a mask.
 
     `masks`: a folder (None: the source's own masks, as `scenes` have); `map`: which of `MAPS`;
-    `size`: short side in pixels (None: the lens's default); `tau`: the cosine that joins two
-    patches of a cut; `as_published`: every image at its own size, keys never centered;
-    `random_init`: score the untrained backbone as well. Raises `UserError` if nothing can be
-    scored, or masks do not belong to the images.
+    `size`: short side in pixels (None: the lens's default, 28 patches or what the model was trained
+    at; long images get less); `tau`: the cosine that joins two patches of a cut; `as_published`:
+    see the top of this file; `random_init`: score the untrained backbone as well. Raises
+    `UserError` if nothing can be scored, or masks do not belong to the images.
     """
     if map not in MAPS:
         raise UserError(f"map {map!r}: use one of {', '.join(MAPS)}")
     found = find_masks(source, masks)
-    check_cut(size, tau, as_published)
-    result = _score(model, source, found, map, size, tau, as_published, passing)
+    how = Cutting(tau, size, "rounded" if as_published else "lens")
+    result = _score(model, source, found, map, how, passing)
     if not random_init:
         return result
-    baseline = _score(untrained(model), source, found, map, size, tau, as_published, passing)
-    return replace(result, random_init=baseline)
+    return replace(result, random_init=_score(untrained(model), source, found, map, how, passing))
 
 
 def _score(
@@ -123,20 +110,16 @@ def _score(
     source: Source,
     masks: Masks,
     map: Map,
-    size: int | None,
-    tau: float,
-    as_published: bool,
+    how: Cutting,
     passing: Passing,
 ) -> SaliencyResult:
     """The protocol for one model."""
     if map == "attention":
-        scored = _attention(model, source, masks, size, as_published, passing)
-        levels, notes = scored.values, scored.notes
+        scored = _attention(model, source, masks, how, passing)
     else:  # the pass that object masks are scored by: kept, it serves both
-        scored = cuts(model, source, masks, size, tau, as_published, passing)
-        levels = [one["side" if map == "cut" else "map"] for one in scored.values]
-        notes = scored.notes + cut_notes(scored.values)
-    counts = np.stack([unpacked(one) for one in levels])
+        scored = with_cut_notes(cuts(model, source, masks, how, passing))
+    cut = "side" if how.fit == "lens" else "part"
+    counts = np.stack([unpacked(one[cut if map == "cut" else "map"]) for one in scored.values])
     overlaps = iou_at(counts)
     max_f, threshold = max_f_beta(counts)
     return SaliencyResult(
@@ -147,36 +130,28 @@ def _score(
         accuracy=float(accuracy_at(counts).mean()),
         images=len(counts),
         map=map,
-        model=model.spec,
-        model_hash=model.hash,
-        data=source.spec,
-        data_hash=source_hash(source),
-        masks=masks.spec,
-        masks_hash=masks.hash,
-        tau=None if map == "attention" else tau,
-        size=size,
-        as_published=as_published,
-        images_scored=list(zip(scored.ids, overlaps.tolist(), strict=True)),
-        notes=notes,
+        tau=None if map == "attention" else how.tau,
+        as_published=how.fit != "lens",
+        **common(
+            model, source, masks, scored, overlaps.tolist(), [one["fed"] for one in scored.values]
+        ),
     )
 
 
 def _attention(
-    model: Model,
-    source: Source,
-    masks: Masks,
-    size: int | None,
-    as_published: bool,
-    passing: Passing,
+    model: Model, source: Source, masks: Masks, how: Cutting, passing: Passing
 ) -> Scored:
-    """Level counts of the mean over the last layer's heads."""
+    """Level counts ("map") of the mean over the last layer's heads, and the size it was fed at."""
+    own = how.fit != "lens"
 
-    def one(image: np.ndarray, truth: Truth) -> list[list[int]]:
-        fed = min(image.shape[:2]) if as_published else size
-        return packed(counted(relative(look(model, image, size=fed).head_mean()), truth))
+    def one(image: np.ndarray, truth: Truth) -> dict[str, Any]:
+        attention = look(model, image, size=min(image.shape[:2]) if own else how.size)
+        levels = nearest(codes(relative(attention.head_mean())), *truth.labels.shape)
+        fed = None if own else min(attention.image_size)
+        return {"map": packed(counted(levels, truth)), "fed": fed}
 
     return each_masked(
         "saliency of attention",
-        {"size": size, "as_published": as_published},
+        {"size": how.size, "fit": how.fit},
         model, source, masks, one, passing, f"Attention of {model.spec}",
     )  # fmt: skip

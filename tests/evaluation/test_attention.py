@@ -102,6 +102,23 @@ def test_scenes_bring_their_own_masks_and_the_untrained_backbone_is_scored_too(m
     assert json.loads(json.dumps(result.as_dict()))["random_init"]["objects"] == 3
 
 
+def test_the_default_is_480_pixels_and_what_was_fed_is_kept(model, monkeypatch):
+    asked = []
+
+    def known(model, image, size=None):
+        asked.append(size)
+        maps = np.ones((1, 2, 4, 6), np.float32) / 24
+        return Attention(maps, (size or 224, 999), image.shape[:2], 8, "known", "")
+
+    monkeypatch.setattr(protocol, "look", known)
+    source = open_source("scenes:2")
+    assert evaluate(model, source, random_init=False).size == 480
+    assert evaluate(model, source, size=64, random_init=False).size == 64
+    result = evaluate(model, source, size=None, random_init=False)
+    assert result.size == result.as_dict()["size"] == 224
+    assert asked == [480, 480, 64, 64, None, None]
+
+
 def test_masks_match_by_path_and_missing_ones_are_named(model, tmp_path):
     for name in ("x/1.png", "y/1.png", "y/2.png"):
         write(tmp_path / "in" / name, noise(16, 16))

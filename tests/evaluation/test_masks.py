@@ -79,6 +79,11 @@ def test_only_the_formats_of_masks_are_read(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png").labels, VALUES > 0)
 
 
+def test_several_colors_without_a_palette_are_no_mask(tmp_path):
+    with pytest.raises(DamagedMask, match="in color without a palette; save each object as an"):
+        read_mask(write(tmp_path / "m.png", noise()))
+
+
 def test_text_is_a_mistake_and_a_torn_mask_is_damage(tmp_path):
     path = write(tmp_path / "m.png", noise(side=64)[..., 0])
     path.write_bytes(path.read_bytes()[:2000])
@@ -156,7 +161,7 @@ def test_a_pass_gives_what_has_an_object_and_names_the_rest(model, tmp_path):
         assert found.notes == [
             "1 image has no mask and is left out: g.png",
             "1 image cannot be read and is left out: b.png (empty file)",
-            "1 image has a damaged mask and is left out: c.png (empty file)",
+            "1 image has a mask that cannot be read and is left out: c.png (empty file)",
             "2 images have masks without an object and are left out: d.png, e.png",
         ]
     assert len(calls) == 2, "kept values are not computed again"

@@ -15,9 +15,9 @@ from PIL import Image
 from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import objects as protocol
-from dino_core.evaluation.objects import evaluate, packed, unpacked
+from dino_core.evaluation.objects import evaluate, packed, rounded, unpacked
 from dino_core.evaluation.passes import Passing
-from dino_core.lenses.objects import ObjectMask, object_mask
+from dino_core.lenses.objects import ObjectMask, object_mask, padded_keys
 from dino_core.lenses.tokens import read_tokens
 from dino_core.measures.overlap import bounds, box_iou, corloc, iou, iou_by_label
 from dino_core.models import Model, ModelInfo, create_backbone
@@ -106,7 +106,7 @@ def test_counted_by_hand(model, monkeypatch, tmp_path):
     part[:, :3] = True
     nothing = np.zeros((4, 6), bool)
     found = iter([known_cut(side, part, centered=True), known_cut(nothing, nothing)])
-    monkeypatch.setattr(protocol, "object_mask", lambda tokens, tau, center: next(found))
+    monkeypatch.setattr(protocol, "object_mask", lambda tokens, tau: next(found))
 
     labels = np.zeros((40, 60), np.uint8)
     labels[:, 0:20] = 1  # a third of the image, within the part
@@ -130,13 +130,18 @@ def test_counted_by_hand(model, monkeypatch, tmp_path):
     assert "keys of 1 of 2 images were nearly all alike" in result.notes[0]
 
 
-def plain_scores(cut: ObjectMask, target: np.ndarray) -> tuple[float, float, float]:
-    """The protocol once more, for one object, with Pillow, sets of pixels and loops."""
-    size = target.shape[::-1]
+def plain_scores(cut: ObjectMask, target: np.ndarray, patch: int) -> tuple[float, float, float]:
+    """The protocol once more, for one object, with Pillow, sets of pixels and loops.
+
+    `patch`: the pixels of the image that a patch covers, a side.
+    """
+    height, width = target.shape
+    size = (cut.foreground.shape[1] * patch, cut.foreground.shape[0] * patch)
     wanted = set(np.flatnonzero(target))
     shares = []
     for mask in (cut.foreground, cut.component):
-        pixels = set(np.flatnonzero(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)))
+        enlarged = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        pixels = set(np.flatnonzero(enlarged[:height, :width]))
         shares.append(len(pixels & wanted) / len(pixels | wanted))
     ys, xs = np.nonzero(target)
     left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -148,20 +153,60 @@ def plain_scores(cut: ObjectMask, target: np.ndarray) -> tuple[float, float, flo
     return shares[0], shares[1], common / either
 
 
-@pytest.mark.parametrize("as_published", [False, True])
-def test_scenes_agree_with_plain_loops(model, as_published):
+def test_scenes_agree_with_plain_loops(model):
     source = open_source("scenes:4")
-    size = None if as_published else 64
-    result = evaluate(model, source, size=size, as_published=as_published, random_init=False)
+    result = evaluate(model, source, size=64, random_init=False)
     expected = []
     for i in range(4):
-        tokens = read_tokens(model, source.image(i), size=size or 192)
-        cut = object_mask(tokens, center=False if as_published else None)
-        expected.append(plain_scores(cut, source.mask(i)))
+        cut = object_mask(read_tokens(model, source.image(i), size=64))
+        expected.append(plain_scores(cut, source.mask(i), patch=24))
     union, part, boxes = np.array(expected).T
     assert result.jaccard == pytest.approx(union.mean())
     assert result.object_jaccard == pytest.approx(part.mean())
     assert result.corloc == (boxes >= 0.5).mean()
+    assert (result.size, result.as_published) == (64, False)
+
+
+def test_as_published_images_are_padded_and_scored_without_the_padding(model, tmp_path):
+    """Scenes cut to sizes that are no whole patches."""
+    scenes, expected = open_source("scenes:4"), []
+    for i in range(4):
+        image, target = scenes.image(i)[: 150 + i, :181], scenes.mask(i)[: 150 + i, :181]
+        write(tmp_path / "in" / f"{i}.png", image)
+        write(tmp_path / "masks" / f"{i}.png", target.astype(np.uint8) * 255)
+        cut = object_mask(padded_keys(model, image), center=False)
+        assert cut.padded == (152 - 150 - i if i < 3 else 7, 3)
+        expected.append(plain_scores(cut, target, patch=8))
+    source = open_source(tmp_path / "in")
+    result = evaluate(
+        model, source, tmp_path / "masks", as_published=True, random_init=False
+    )  # fmt: skip
+    union, part, boxes = np.array(expected).T
+    assert result.jaccard == pytest.approx(union.mean())
+    assert result.object_jaccard == pytest.approx(part.mean())
+    assert result.corloc == (boxes >= 0.5).mean()
+    assert (result.size, result.as_published, result.centered) == (None, True, 0)
+
+
+def test_saliency_as_published_rounds_to_whole_patches():
+    image = noise(60, 98)
+    expected = Image.fromarray(image).resize((96, 64), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(rounded(image, 8), expected)
+    assert rounded(noise(3, 20), 8).shape == (8, 16, 3)  # 20 / 8 is halfway: to the even one
+
+
+def test_the_size_that_was_fed_is_kept(model, tmp_path):
+    """The lens's default: 28 patches of 8 px, fewer for long images."""
+    write(tmp_path / "in" / "a.png", noise(20, 30))
+    write(tmp_path / "masks" / "a.png", np.full((20, 30), 255, np.uint8))
+    result = evaluate(model, open_source(tmp_path / "in"), tmp_path / "masks", random_init=False)
+    assert result.size == result.as_dict()["size"] == 224
+    assert not any("long" in note for note in result.notes)
+    write(tmp_path / "in" / "b.png", noise(4, 100))
+    write(tmp_path / "masks" / "b.png", np.full((4, 100), 255, np.uint8))
+    result = evaluate(model, open_source(tmp_path / "in"), tmp_path / "masks", random_init=False)
+    assert result.size == 224
+    assert "1 of 2 images are long, and were fed smaller than 224 px" in result.notes
 
 
 def test_the_untrained_backbone_is_scored_too_and_all_goes_to_json(model):

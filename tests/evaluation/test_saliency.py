@@ -74,8 +74,29 @@ def test_scenes_agree_with_plain_loops(model, kind):
     maps = [soft_map(model, source.image(i), kind) for i in range(len(source))]
     for name, value in plain_measures(maps, targets).items():
         assert getattr(result, name) == pytest.approx(value, abs=1e-12), name
-    assert result.images == len(result.images_scored) == 4
+    assert result.images == len(result.images_scored) == 4 and result.size == 64
     assert np.mean([score for _, score in result.images_scored]) == pytest.approx(result.iou)
+
+
+def test_as_published_the_part_is_scored_of_rounded_images(model, tmp_path):
+    """Scenes cut to sizes that are no whole patches; the component by the lens alone."""
+    scenes, targets, maps = open_source(SCENES), [], []
+    for i in range(4):
+        image, target = scenes.image(i)[:150, : 180 + i], scenes.mask(i)[:150, : 180 + i]
+        for folder, values in (("in", image), ("masks", target.astype(np.uint8) * 255)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / folder / f"{i}.png")
+        whole = np.asarray(Image.fromarray(image).resize((184, 152), Image.Resampling.LANCZOS))
+        if i == 0:  # 180 / 8 is halfway: to the even one
+            whole = np.asarray(Image.fromarray(image).resize((176, 152), Image.Resampling.LANCZOS))
+        cut = object_mask(read_tokens(model, whole, size=152), center=False)
+        targets.append(target)
+        maps.append(cut.component.astype(np.float64))
+    source = open_source(tmp_path / "in")
+    result = evaluate(model, source, tmp_path / "masks", as_published=True, random_init=False)
+    for name, value in plain_measures(maps, targets).items():
+        assert getattr(result, name) == pytest.approx(value, abs=1e-12), name
+    assert (result.map, result.size, result.as_published) == ("cut", None, True)
 
 
 def test_attention_that_is_the_mask_is_perfect(model, monkeypatch):

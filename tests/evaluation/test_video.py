@@ -16,7 +16,8 @@ from dino_core.evaluation import video as protocol
 from dino_core.evaluation.davis import palette
 from dino_core.evaluation.passes import Passing
 from dino_core.evaluation.propagation import Propagation, propagate_plainly
-from dino_core.evaluation.video import evaluate, fed_size, patch_features, resized
+from dino_core.evaluation.video import evaluate
+from dino_core.evaluation.video_frames import resized
 from dino_core.models import Model, ModelInfo, create_backbone
 
 HEIGHT, WIDTH = 48, 64
@@ -217,60 +218,7 @@ def test_the_untrained_backbone_is_scored_beside_it(model, tmp_path):
     assert "2 objects in 1 video" in table
 
 
-# --- sizes and pixels
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "size", "patch", "fed"),
-    [
-        (480, 854, 480, 16, (480, 832)),  # DAVIS
-        (480, 854, 480, 8, (480, 832)),
-        (854, 480, 480, 8, (832, 480)),
-        (1080, 1920, 480, 16, (480, 832)),
-        (480, 910, 480, 8, (480, 896)),
-        (480, 480, 480, 8, (480, 448)),
-        (500, 480, 480, 8, (448, 480)),
-        (480, 854, 480, 14, (476, 840)),  # 34 patches; steps of 56 px
-        (480, 854, 240, 8, (240, 416)),  # steps of 32 px
-        (480, 854, 96, 8, (96, 168)),  # of 8
-        (480, 854, 100, 16, (96, 176)),
-        (48, 64, 48, 8, (48, 64)),
-        (480, 854, 480, 1, (480, 832)),  # no patches
-    ],
-)
-def test_what_frames_are_fed_at(height, width, size, patch, fed):
-    assert fed_size(height, width, size, patch) == fed
-
-
-def test_frames_are_resized_bilinearly_as_published():
-    """Pixel centers at halves, no antialiasing, rounded: `np.interp` along each side."""
-    image = np.random.default_rng(0).integers(0, 256, (30, 53, 3), np.uint8)
-
-    def along(values: np.ndarray, axis: int, length: int) -> np.ndarray:
-        at = (np.arange(length) + 0.5) * values.shape[axis] / length - 0.5
-        known = np.arange(values.shape[axis])
-        return np.apply_along_axis(lambda line: np.interp(at, known, line), axis, values)
-
-    expected = along(along(image.astype(float), 0, 32), 1, 48)
-    assert abs(resized(image, 32, 48).astype(float) - expected).max() <= 0.5 + 1e-3
-    assert resized(image, 30, 53) is image
-    # A third as large, stripes become even gray; without antialiasing they would stay stripes.
-    stripes = np.tile(np.array([0, 255], np.uint8)[:, None], (60, 60, 3))
-    assert stripes.shape == (60, 120, 3)
-    assert abs(resized(stripes, 20, 40)[:, 2:-2].astype(float) - 127.5).max() < 30
-
-
-def test_the_published_deviation_of_red(model, tmp_path):
-    frame = scene(0)[0]
-    right, published = (
-        patch_features(model, frame, HEIGHT, WIDTH, as_published=wrong) for wrong in (False, True)
-    )
-    x_HWC = (frame / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.228, 0.224, 0.225])
-    with torch.no_grad():
-        tokens = model.backbone.tokens(torch.from_numpy(x_HWC).permute(2, 0, 1)[None].float())
-    expected = F.normalize(tokens[0, 1:], dim=1).reshape(6, 8, -1)
-    torch.testing.assert_close(published, expected, atol=1e-5, rtol=0)
-    assert (right - published).abs().max() > 1e-4
+# --- pixels and networks
 
 
 def test_void_is_not_scored_unless_as_published(model, tmp_path):
@@ -325,6 +273,25 @@ def test_everything_left_out_is_said(model, tmp_path):
         "1 unreadable mask is not scored: sparse/00003.png (not an image (begins with b'text'))",
         "1 mask of another size than its video's first is not scored: broken/00003.png",
         "1 video has frames without a mask, which are not scored: sparse (2 frames)",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (60, 50)])
+def test_a_frame_of_another_size_is_resized_and_said(model, tmp_path, shape):
+    """Smaller, or of another shape: the same as if it had the first frame's size in the file."""
+    for side in "ab":
+        write(tmp_path / side, "v")
+        odd = frame_path(tmp_path / side, "v", 2)
+        image = resized(scene(2)[0], *shape)
+        Image.fromarray(resized(image, HEIGHT, WIDTH) if side == "b" else image).save(
+            odd.with_suffix(".png")
+        )
+        odd.unlink()
+    first, second = (run(model, tmp_path / side) for side in "ab")
+    assert first.per_sequence == second.per_sequence and second.notes == []
+    assert first.notes == [
+        "1 frame of another size than its video's first is resized to it: "
+        f"v/00002.png ({shape[1]} x {shape[0]} px)"
     ]
 
 
@@ -383,7 +350,7 @@ def test_a_video_is_not_computed_again(model, tmp_path, monkeypatch):
         write(tmp_path / "in", name, frames=4)
     passing = Passing(keep=tmp_path / "kept")
     expected = run(model, tmp_path / "in")
-    asked, score_video = [], protocol._score_video
+    asked, score_video = [], protocol.score_video
 
     def killed_in_the_second(model, video, *rest):
         asked.append(video.name)
@@ -391,7 +358,7 @@ def test_a_video_is_not_computed_again(model, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return score_video(model, video, *rest)
 
-    monkeypatch.setattr(protocol, "_score_video", killed_in_the_second)
+    monkeypatch.setattr(protocol, "score_video", killed_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(model, tmp_path / "in", passing=passing)
     assert run(model, tmp_path / "in", passing=passing) == expected
