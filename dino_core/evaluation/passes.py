@@ -66,7 +66,7 @@ from dino_core.gallery.shares import Agree, Group, take_part
 from dino_core.models import Model
 
 # Raised whenever what a look or a protocol computes of an image changes: a kept pass knows its
-# weights, images and settings, but not the code. `test_passes.py` pins what is computed.
+# weights, images and settings, but not the code. `test_revision.py` pins what is computed.
 REVISION = 1
 
 PLAN = "pass.json"

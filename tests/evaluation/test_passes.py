@@ -38,8 +38,12 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def source() -> Any:
-    return open_source(f"scenes:{COUNT}")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("noise")
+    for i in range(COUNT):
+        noise = np.random.default_rng(i).integers(0, 256, (5, 6, 3), np.uint8)
+        Image.fromarray(noise).resize((50, 40)).save(folder / f"{i:02d}.png")
+    return open_source(str(folder))
 
 
 class Stop(Exception):
@@ -95,7 +99,7 @@ def test_other_weights_images_or_settings_are_another_pass(model, source, tmp_pa
     look = kind_look(model)
     features(model, source, look, passing)
     features(untrained(model), source, kind_look(model), passing)
-    features(model, open_source(f"scenes:{COUNT - 1}"), look, passing)
+    features(model, open_source("scenes:2"), look, passing)
     features(model, source, replace(look, settings={"size": 1}), passing)
     features(model, source, replace(look, unit=False), passing)
     assert len(list(tmp_path.iterdir())) == 5
@@ -241,7 +245,7 @@ def test_who_asks_for_what_another_computes_waits_for_it(
     assert seen == (list(range(12, COUNT)) if died else [])
     plain = features_of(model, source, batch_size=4, workers=0).array
     np.testing.assert_array_equal(found.array, plain)
-    message = f"Features (cls) of scenes:{COUNT} by tiny"
+    message = f"Features (cls) of {source.spec} by tiny"
     assert [said for said in told if WAITING in said[2]] == [(0, 1, f"{message}: {WAITING}")]
     assert told[-1] == (COUNT, COUNT, message)
 
