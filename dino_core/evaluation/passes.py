@@ -62,7 +62,7 @@ from dino_core.gallery.images import source_hash
 from dino_core.gallery.manifest import BUILDING
 from dino_core.gallery.partial import FACTS_PART, FEATURES, PartialFeatures
 from dino_core.gallery.progress import Progress, silent
-from dino_core.gallery.shares import Agree, Group, take_part
+from dino_core.gallery.shares import Agree, Compute, Group, take_part
 from dino_core.models import Model
 
 # Raised whenever what a look or a protocol computes of an image changes: a kept pass knows its
@@ -139,6 +139,18 @@ def features(model: Model, source: Source, look: Look, passing: Passing) -> Sour
     def compute(images: range) -> Generator[Batch, None, None]:
         return batches(source, images, look.prepare, run, **how)
 
+    return _kept(model, source, look, passing, compute, message)
+
+
+def _kept(
+    model: Model,
+    source: Source,
+    look: Look,
+    passing: Passing,
+    compute: Compute,
+    message: str,
+) -> SourceFeatures:
+    """The pass as it lies in its folder, and before that what is missing of it."""
     plan = _plan(
         look.name,
         **weights_and_shape(model),
@@ -167,7 +179,7 @@ def _compute(
     folder: Path,
     plan: dict[str, Any],
     total: int,
-    compute: Callable[[range], Generator[Batch, None, None]],
+    compute: Compute,
     agree: Agree | None,
     say: Progress,
 ) -> None:
