@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dino_core import distributed
+from dino_core import __version__, distributed
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import require_labeled
@@ -41,7 +41,13 @@ from dino_core.evaluation.linear_training import (
     require_same_images,
 )
 from dino_core.evaluation.linear_weights import LinearWeights
-from dino_core.evaluation.passes import Passing, features, images_of, weights_and_shape
+from dino_core.evaluation.passes import (
+    REVISION,
+    Passing,
+    features,
+    images_of,
+    weights_and_shape,
+)
 from dino_core.files import held, remove_leftovers, whole_file
 from dino_core.gallery.features import preprocessing
 from dino_core.measures.knn import ranking_accuracy
@@ -194,6 +200,7 @@ def _train(crops: NewCrops, asked: Held, labels_M: np.ndarray, done: _Done | Non
 def _depends(train: Source, test: Source, seen: Seen, setup: Setup, model: Model) -> dict[str, Any]:
     """All that the head depends on; JSON values."""
     return {
+        "code": [__version__, REVISION],
         **weights_and_shape(model),
         "preprocessing": preprocessing(model),
         "train": images_of(train),

@@ -184,7 +184,7 @@ class _Drawing:
     settings: _Settings
     progress: Progress
 
-    def judge(self, budget: Budget) -> FewLabels:
+    def judge(self, name: str, budget: Budget) -> FewLabels:
         """All draws of one budget."""
         repeats, seed = self.settings.repeats, self.settings.seed
         draws = [
@@ -192,7 +192,7 @@ class _Drawing:
             for repeat in range(repeats)
         ]
         count = len(draws[0])  # the same in each
-        message = f"{count:,} labels on {self.model.spec}"
+        message = f"{name}: {count:,} labels on {self.model.spec}"
         linear, votes = [], []
         for done, rows in enumerate(draws):
             self.progress(done, repeats, message)
@@ -242,7 +242,7 @@ def _judge(
         model, len(train.classes), learned, labels, asked, truth, settings, passing.progress
     )
     return LowShotResult(
-        labels={name: drawing.judge(budget) for name, budget in budgets.items()},
+        labels={name: drawing.judge(name, budget) for name, budget in budgets.items()},
         classes=len(train.classes),
         train_images=int((labels != UNLABELED).sum()),
         test_images=int((truth != UNLABELED).sum()),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,12 @@ from dino_core.evaluation.passes import Passing, features
 from dino_core.models import Model, ModelInfo, create_backbone
 from dino_core.rng import permutation
 
-TINY = ModelInfo(
-    architecture="vit_tiny_patch16_224",
-    patch_size=8,
-    image_size=32,
-    options={"depth": 1, "embed_dim": 24, "num_heads": 2},
-)
 HERE = Passing(workers=0)
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Model(create_backbone(TINY), "tiny", torch.device("cpu"))
+def model(make_model: Callable[..., Model]) -> Model:
+    return make_model(depth=1, patch=8)
 
 
 def tokens(images: int, patches: int = 6, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +130,10 @@ def test_figures_of_a_whole_run(model: Model, tmp_path: Path) -> None:
     assert result.top1 > 60 and result.lr in attentive.RATES and 1 <= result.epoch <= 15
     right = sum(result.per_class[name] / 100 * n for name, n in {"a": 9, "b": 10, "c": 10}.items())
     assert result.top1 == pytest.approx(100 * right / 29)
-    assert sum(count for _, _, count in result.confusions) == round(29 - right)
-    assert result.notes == ["1 unreadable images were left out"]
+    assert sum(one.images for one in result.confusions) == round(29 - right)
+    assert all(one.examples[0].startswith(f"{one.label}/") for one in result.confusions)
+    (note,) = result.notes
+    assert note.startswith("1 image cannot be read and is left out: a/00.png (")
     assert result.gigabytes == pytest.approx(119 * 16 * 24 * 4e-9)
     assert attentive.gigabytes(model, 119) == pytest.approx(result.gigabytes)
     assert result.random_init is not None and result.random_init.model_hash != result.model_hash
@@ -160,6 +155,35 @@ def test_the_mean_token_is_that_of_all_patches_of_some_images() -> None:
     held, _ = tokens(9)
     mean = attentive._mean(held, np.array([1, 5, 8]), 5, torch.device("cpu"))
     np.testing.assert_allclose(mean, held.reshape(9, 6, 5)[[1, 5, 8]].mean((0, 1)), rtol=1e-5)
+
+
+def test_rate_and_epoch_are_those_that_are_best_on_the_tenth(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = open_source(write_spots(tmp_path / "train", 20))
+    test = open_source(write_spots(tmp_path / "test", 2))
+    asked: list[tuple[np.ndarray, np.ndarray, int]] = []
+    pick = attentive.pick
+    monkeypatch.setattr(attentive, "pick", lambda *a: asked.append(a) or pick(*a))
+    rates = (0.01, 1.0)
+    result = attentive.evaluate(
+        model, train, test, rates=rates, epochs=5, random_init=False, passing=HERE
+    )
+    ((top1, loss, images),) = asked
+    assert top1.shape == loss.shape == (5 * 2,) and images == 6  # epochs of both rates, 2 a class
+    place = pick(top1, loss, images)
+    assert (result.epoch, result.lr) == (place // 2 + 1, rates[place % 2])
+    assert result.held_out == top1[place]
+
+
+def test_classes_of_one_image_are_learned_but_not_chosen_on(model: Model, tmp_path: Path) -> None:
+    train = open_source(write_spots(tmp_path / "train", 1))
+    test = open_source(write_spots(tmp_path / "test", 2))
+    result = attentive.evaluate(
+        model, train, test, rates=(1.0, 0.01, 0.1), epochs=2, random_init=False, passing=HERE
+    )
+    assert (result.lr, result.epoch, result.held_out) == (0.1, 2, None)
+    assert result.notes == ["no class has two images, so rate and epoch were not chosen"]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,44 @@ def test_training_left_early_is_the_start_of_the_whole() -> None:
     assert not torch.equal(seen[2], seen[4])
 
 
+def test_training_goes_on_from_a_state_as_if_it_had_not_stopped() -> None:
+    features, labels = clouds(images=60)
+    whole, before, after = (Heads([0.5, 0.1], 8, 4, seed=seed) for seed in (0, 0, 7))
+
+    def fit(heads: Heads, first: int, until: int) -> None:
+        train(
+            [heads], lambda epoch: features, np.arange(60), labels, epochs=5, batch=16,
+            first=first, until=until,
+        )  # fmt: skip
+
+    fit(whole, 0, 5)
+    fit(before, 0, 2)
+    state = before.state()
+    fit(before, 2, 5)  # the state is a copy
+    assert not torch.equal(after.weight_RCD, whole.weight_RCD)
+    after.restore(state)
+    fit(after, 2, 5)
+    for heads in (before, after):
+        assert torch.equal(heads.weight_RCD, whole.weight_RCD)
+        assert torch.equal(heads.bias_RC, whole.bias_RC)
+    without_momentum = Heads([0.5, 0.1], 8, 4)
+    without_momentum.restore({n: 0 * t if "moving" in n else t for n, t in state.items()})
+    fit(without_momentum, 2, 5)
+    assert not torch.allclose(without_momentum.weight_RCD, whole.weight_RCD, rtol=1e-3)
+
+
+def test_a_head_of_given_weights_is_that_layer() -> None:
+    features, _ = clouds(images=30)
+    layer = torch.nn.Linear(8, 4)
+    head = Heads.of(layer.weight.detach(), layer.bias.detach())
+    logits = layer(torch.from_numpy(features)).detach()
+    torch.testing.assert_close(head.logits(torch.from_numpy(features))[:, 0], logits)
+    weight, bias = head.linear()
+    assert torch.equal(weight, layer.weight) and torch.equal(bias, layer.bias)
+    head.weight_RCD.zero_()
+    assert layer.weight.any(), "the layer's own"
+
+
 def test_epochs_may_have_features_of_their_own() -> None:
     features, labels = clouds(images=40)
     asked: list[int] = []

@@ -3,63 +3,30 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
-from dino_core.evaluation import linear, linear_features
-from dino_core.evaluation.classes import most_confused, per_class_accuracy
-from dino_core.evaluation.linear_weights import interleaved
+from dino_core.evaluation import linear, linear_features, linear_published, linear_training
+from dino_core.evaluation.linear_weights import interleaved, read_linear_weights
 from dino_core.evaluation.passes import Look, Passing, features
 from dino_core.gallery.features import SourceFeatures
 from dino_core.models import Model, ModelInfo, create_backbone
 from dino_core.models.conv import ConvBackbone
+from dino_core.rng import permutation
 
-TINY = ModelInfo(
-    architecture="vit_tiny_patch16_224",
-    patch_size=16,
-    image_size=32,
-    options={"depth": 2, "embed_dim": 24, "num_heads": 2},
-)
 WIDTH = 24
-QUICK = {"epochs": 12, "rates": (0.01, 0.1, 1.0), "random_init": False}
-COLORS = {"a": (200, 30, 30), "b": (30, 200, 30), "c": (30, 30, 200)}
+QUICK: dict[str, Any] = {"epochs": 12, "rates": (0.01, 0.1, 1.0), "random_init": False}
 HERE = Passing(workers=0)
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Model(create_backbone(TINY), "tiny", torch.device("cpu"))
-
-
-def write_colors(folder: Path, classes: str, each: int = 12) -> Path:
-    """Class folders of noisy colors."""
-    for name in classes:
-        random = np.random.default_rng(len(folder.name) + ord(name))
-        (folder / name).mkdir(parents=True)
-        for index in range(each):
-            noise = random.integers(-60, 60, (40, 50, 3))
-            pixels = np.clip(np.array(COLORS.get(name, (90, 90, 90))) + noise, 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:02}.png")
-    return folder
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Path:
-    return write_colors(tmp_path / "train", "abc")
-
-
-@pytest.fixture(name="test")
-def held_out(tmp_path: Path) -> Path:
-    return write_colors(tmp_path / "test", "bc", each=6)
 
 
 def test_features_are_class_tokens_by_block_then_the_mean_patch_token(model: Model) -> None:
@@ -125,7 +92,8 @@ def test_it_is_as_good_as_logistic_regression(
         array = 5 + spread * (0.35 * centers[source.labels] + noise)
         return SourceFeatures(array.astype(np.float32), "", rows=np.arange(len(source)))
 
-    monkeypatch.setattr(linear, "features", drawn)
+    for module in (linear, linear_training):
+        monkeypatch.setattr(module, "features", drawn)
     train, test = open_source("scenes:1500"), open_source("scenes:1500-5000")
     assert train.classes == test.classes
     result = linear.evaluate(
@@ -159,10 +127,8 @@ def test_figures_and_the_saved_head_are_of_the_same_head(
     assert result.per_class["zebra"] == 0 and set(result.per_class) == set(counts)
     right = sum(result.per_class[name] / 100 * count for name, count in counts.items())
     assert result.top1 == pytest.approx(100 * right / 24)
-    wrong = sum(count for _, _, count in result.confusions)
-    assert (
-        wrong == round(24 - right) and sum(c for a, _, c in result.confusions if a == "zebra") == 12
-    )
+    assert sum(one.images for one in result.confusions) == round(24 - right)
+    assert sum(one.images for one in result.confusions if one.label == "zebra") == 12
     assert result.notes == ["1 test classes are not in train (zebra): they count as wrong"]
     assert len(result.sweep) == 4 * 3
     best = max(one["held_out"] for one in result.sweep)
@@ -191,9 +157,81 @@ def test_a_published_layer_is_judged_with_its_columns_in_order(
     result = linear.evaluate(model, None, source, weights=tmp_path / "layer.pth", passing=HERE)
     assert result.top1 == pytest.approx(100 * (taken == labels).mean())
     assert result.weights.endswith("layer.pth") and (result.lr, result.epoch) == (0, 0)
-    others = open_source(write_colors(tmp_path / "others", "abc", each=1))
-    with pytest.raises(UserError, match=r"tells 2 classes apart, but .*others has 3"):
-        linear.evaluate(model, others, source, weights=tmp_path / "layer.pth", passing=HERE)
+
+
+def saved_layer(path: Path, classes: int, width: int = WIDTH) -> Path:
+    """A published layer, which names no classes."""
+    draw = torch.Generator().manual_seed(classes)
+    weight = torch.randn(classes, width, generator=draw)
+    torch.save({"linear.weight": weight, "linear.bias": torch.zeros(classes)}, path)
+    return path
+
+
+def test_classes_that_a_file_does_not_name_are_the_sorted_ones(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    rows = ["path,label"]  # a table names its classes in any order
+    for name in ("c", "a", "b"):
+        rows += [f"{path.relative_to(tmp_path)},{name}" for path in (train / name).iterdir()]
+    (tmp_path / "all.csv").write_text("\n".join(rows))
+    path, wanted = saved_layer(tmp_path / "layer.pth", 3), open_source(test)
+    state = torch.load(path)
+    found = features(model, wanted, linear_features.look_at(model, 1, False), HERE)
+    taken = (torch.from_numpy(found.array) @ state["linear.weight"].T).argmax(1).numpy()
+    truth = wanted.labels + 1  # b and c of a, b, c
+    for source in (open_source(train), open_source(tmp_path / "all.csv")):
+        result = linear.evaluate(model, source, wanted, weights=path, passing=HERE)
+        assert result.top1 == pytest.approx(100 * (taken == truth).mean())
+        assert (result.classes, result.train, result.train_images) == (3, source.spec, 0)
+        assert (result.batch, result.epochs, result.standardized) == (0, 0, False)
+    alone = linear.evaluate(model, None, open_source(train), weights=path, passing=HERE)
+    assert (alone.classes, alone.train) == (3, "")
+
+
+def test_fewer_classes_than_the_head_s_need_a_train_set_that_names_them(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    path = saved_layer(tmp_path / "layer.pth", 1000)
+    for source, named, count in ((None, test, 2), (open_source(train), train, 3)):
+        sentence = f"tells 1,000 classes apart and does not name them, but {named} has {count};"
+        with pytest.raises(UserError, match=sentence):
+            linear.evaluate(model, source, open_source(test), weights=path, passing=HERE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rates": (0.1,)}, {"views": 1}, {"epochs": 3}, {"as_published": True}, {"save": Path("a")}],
+)
+def test_a_given_head_is_not_trained(
+    model: Model, test: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = saved_layer(tmp_path / "layer.pth", 2)
+    with pytest.raises(UserError, match=f"{next(iter(options))}: nothing is trained"):
+        linear.evaluate(model, None, open_source(test), weights=path, passing=HERE, **options)
+
+
+def test_only_the_first_process_writes_the_head(
+    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "head.safetensors"
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        linear.evaluate(
+            model, open_source(train), open_source(test), save=path, passing=HERE, **QUICK
+        )
+        assert path.exists() == (rank == "0")
+
+
+def test_a_head_that_cannot_be_saved_is_not_trained(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    passing = replace(HERE, progress=lambda done, total, message: said.append(message))
+    with pytest.raises(UserError, match="is a folder"):
+        linear.evaluate(
+            model, open_source(train), open_source(test), save=tmp_path, passing=passing, **QUICK
+        )
+    assert not said
 
 
 def test_random_initialization_is_judged_in_the_same_call(
@@ -212,24 +250,27 @@ def test_random_initialization_is_judged_in_the_same_call(
 
 def test_random_crops_are_keyed_and_as_published(train: Path, model: Model) -> None:
     source = open_source(train)
-    crops = linear_features.RandomCrops(source, TINY, view=1, seed=0)
-    again = linear_features.RandomCrops(source, TINY, view=1, seed=0)
+    crops = linear_features.RandomCrops(source, model.info, view=1, seed=0)
+    again = linear_features.RandomCrops(source, model.info, view=1, seed=0)
     assert all(np.array_equal(crops.image(i), again.image(i)) for i in (5, 0, 7))
     first = crops.image(0)
     assert first.shape == (32, 32, 3) and first.dtype == np.uint8
     for view, seed in ((2, 0), (1, 1)):
-        other = linear_features.RandomCrops(source, TINY, view=view, seed=seed)
+        other = linear_features.RandomCrops(source, model.info, view=view, seed=seed)
         assert not np.array_equal(other.image(0), first)
 
 
-def test_a_random_crop_is_a_part_of_the_image_half_of_them_flipped(tmp_path: Path) -> None:
+def test_a_random_crop_is_a_part_of_the_image_half_of_them_flipped(
+    model: Model, tmp_path: Path
+) -> None:
     # Red grows to the right, green downwards: corners tell the box, and the order the flip.
     ramp = np.zeros((200, 200, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(200)[None], np.arange(200)[:, None]
     (tmp_path / "ramps").mkdir()
     for i in range(200):
         Image.fromarray(ramp).save(tmp_path / "ramps" / f"{i}.png", compress_level=1)
-    crops = linear_features.RandomCrops(open_source(tmp_path / "ramps"), TINY, view=1, seed=0)
+    source = open_source(tmp_path / "ramps")
+    crops = linear_features.RandomCrops(source, model.info, view=1, seed=0)
     images = [crops.image(i).astype(float) for i in range(200)]
     across = np.array([image[16, -1, 0] - image[16, 0, 0] for image in images]) * 32 / 31
     down = np.array([image[-1, 16, 1] - image[0, 16, 1] for image in images]) * 32 / 31
@@ -256,42 +297,199 @@ def test_views_are_passes_that_are_kept_and_found_again(
     kept, alone = run(passing), run(HERE)
     assert kept.as_dict() == alone.as_dict() and kept.views == 2
     passes = sum("Features" in message for message in dict.fromkeys(said))
-    assert passes == 3  # the two messages of train and test, center crop, are alike
+    assert passes == 4  # train's center crop and two others, test's center crop
     assert len(list((tmp_path / "keep").iterdir())) == 4
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "keep").rglob("*.npy")}
     assert run(passing).as_dict() == kept.as_dict()
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
+class Crops:
+    """Counts which crops are cut, and can stop a run in the middle of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.views: list[int] = []
+        self.stop_at = -1
+        image = linear_features.RandomCrops.image
+
+        def counted(crops: linear_features.RandomCrops, i: int) -> np.ndarray:
+            if len(self.views) == self.stop_at:
+                raise KeyboardInterrupt
+            self.views.append(crops.view)
+            return image(crops, i)
+
+        monkeypatch.setattr(linear_features.RandomCrops, "image", counted)
+
+
+def as_published(
+    model: Model, train: Path, test: Path, passing: Passing, epochs: int = 4
+) -> linear.LinearResult:
+    return linear.evaluate(
+        model, open_source(train), open_source(test), as_published=True, epochs=epochs,
+        random_init=False, passing=passing,
+    )  # fmt: skip
+
+
 def test_as_published_is_one_rate_on_new_crops_and_the_best_epoch_on_test(
-    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, train: Path, test: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views: list[int] = []
-    image = linear_features.RandomCrops.image
+    crops, ranked = Crops(monkeypatch), []
+    accuracy = linear_published.ranking_accuracy
 
-    def counted(self: linear_features.RandomCrops, i: int) -> np.ndarray:
-        views.append(self.view)
-        return image(self, i)
+    def noted(*arguments: Any) -> Any:
+        ranked.append(accuracy(*arguments).top1)
+        return accuracy(*arguments)
 
-    monkeypatch.setattr(linear_features.RandomCrops, "image", counted)
-    ranked: list[float] = []
-    accuracy = linear.ranking_accuracy
-    monkeypatch.setattr(
-        linear, "ranking_accuracy", lambda *a: ranked.append(accuracy(*a).top1) or accuracy(*a)
-    )
+    monkeypatch.setattr(linear_published, "ranking_accuracy", noted)
+    result = as_published(model, train, test, HERE, epochs=3)
+    assert crops.views == [view for view in (1, 2, 3) for _ in range(36)]
+    assert len(ranked) == 3 and result.top1 == max(ranked)
+    assert result.epoch == 1 + ranked.index(max(ranked))
+    assert (result.lr, result.held_out, result.sweep) == (0.001, None, [])
+    assert result.as_published and not result.standardized
+    assert (result.train_images, result.test_images, result.batch) == (36, 12, 32)
+
+
+def plain_as_published(
+    model: Model, train: Source, test: Source, epochs: int
+) -> list[tuple[float, torch.Tensor]]:
+    """Top-1 and weights after each epoch, of one torch layer and torch's own optimizer."""
+    look = linear_features.look_at(model, 2, False)
+    asked = torch.from_numpy(features(model, test, look, HERE).array)
+    cut = linear_features.look_at(model, 2, False, "crops")
+    layer, found = torch.nn.Linear(2 * WIDTH, 3), []
+    with torch.no_grad():
+        layer.weight.copy_(linear.Heads([0.0], 2 * WIDTH, 3).weight_RCD[0])
+        layer.bias.zero_()
+    rate = 0.001 * 32 / 256
+    optimizer = torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=0)
+    for epoch in range(epochs):
+        crops = linear_features.RandomCrops(train, model.info, epoch + 1, 0)
+        seen = torch.from_numpy(features(model, crops, cut, HERE).array)
+        order = torch.as_tensor(permutation(len(seen), 0, "linear order", epoch))
+        for some in order.split(32):
+            optimizer.zero_grad()
+            labels = torch.as_tensor(train.labels)[some]
+            torch.nn.functional.cross_entropy(layer(seen[some]), labels).backward()
+            optimizer.step()
+        schedule.step()
+        taken = layer(asked).argmax(1).numpy()
+        top1 = 100 * float((taken == test.labels + 1).mean())
+        found.append((top1, layer.weight.detach().clone()))
+    return found
+
+
+def test_as_published_is_a_torch_layer_with_the_published_optimizer(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    plain = plain_as_published(model, open_source(train), open_source(test), 4)
+    path = tmp_path / "head.safetensors"
     result = linear.evaluate(
-        model, open_source(train), open_source(test), as_published=True, epochs=3,
+        model, open_source(train), open_source(test), as_published=True, epochs=4, save=path,
         random_init=False, passing=HERE,
     )  # fmt: skip
-    assert views == [view for view in (1, 2, 3) for _ in range(36)]
-    assert len(ranked) == 4 and result.top1 == max(ranked[:3]) == ranked[3]
-    assert result.epoch == 1 + ranked.index(max(ranked))
-    assert (result.lr, result.held_out, result.sweep, result.standardized) == (
-        0.001,
-        None,
-        [],
-        False,
-    )
+    best = int(np.argmax([top1 for top1, _ in plain]))
+    assert (result.top1, result.epoch) == (pytest.approx(plain[best][0]), best + 1)
+    weight = read_linear_weights(path, model).weight_CD
+    torch.testing.assert_close(weight, plain[best][1], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(plain[0][1], plain[1][1], rtol=1e-3)  # an epoch makes a difference
+
+
+@pytest.mark.parametrize("stop_at", [20, 36 + 5, 3 * 36 - 1])
+def test_a_stopped_run_goes_on_at_its_epoch_and_ends_the_same(
+    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+) -> None:  # fmt: skip
+    crops = Crops(monkeypatch)
+    whole = as_published(model, train, test, HERE)
+    passing = Passing(keep=tmp_path / "keep", workers=0, batch_size=4)
+    crops.views, crops.stop_at = [], stop_at
+    with pytest.raises(KeyboardInterrupt):
+        as_published(model, train, test, passing)
+    (place,) = (tmp_path / "keep").glob("linear-as-published-*")
+    at_work = stop_at // 36 + 1
+    assert [path.name for path in place.glob("crop-*")] == [f"crop-{at_work}"]
+    crops.views, crops.stop_at = [], -1
+    again = as_published(model, train, test, passing)
+    assert again.as_dict() == whole.as_dict()
+    assert set(crops.views) == set(range(at_work, 5))
+    assert crops.views.count(at_work) <= 36 - (stop_at % 36 - 3)  # what whole batches had is kept
+    assert not list(place.glob("crop-*"))
+    crops.views = []
+    assert as_published(model, train, test, passing).as_dict() == whole.as_dict()
+    assert not crops.views
+
+
+def test_a_run_that_was_stopped_between_two_writes_is_tidied(
+    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of an epoch is written, its crops are still there."""
+    passing = Passing(keep=tmp_path / "keep", workers=0)
+    whole = as_published(model, train, test, HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_published.NewCrops, "forget", lambda *_: raise_interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            as_published(model, train, test, passing)
+    (place,) = (tmp_path / "keep").glob("linear-as-published-*")
+    assert (place / "crop-1").is_dir() and (place / "head.safetensors").is_file()
+    seen: list[list[str]] = []
+    compute = linear_published.NewCrops.compute
+
+    def noted(crops: linear_published.NewCrops, view: int) -> SourceFeatures:
+        seen.append(sorted(path.name for path in place.glob("crop-*")))
+        return compute(crops, view)
+
+    monkeypatch.setattr(linear_published.NewCrops, "compute", noted)
+    assert as_published(model, train, test, passing).as_dict() == whole.as_dict()
+    assert seen == [[], [], []]  # before epochs 2, 3 and 4
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_other_data_or_settings_are_another_run(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    passing = Passing(keep=tmp_path / "keep", workers=0)
+    places = lambda: len(list((tmp_path / "keep").glob("linear-as-published-*")))  # noqa: E731
+    for count, epochs in enumerate((1, 2), start=1):
+        as_published(model, train, test, passing, epochs)
+        assert places() == count
+    shutil.rmtree(train / "a")
+    as_published(model, train, test, passing, 1)
+    assert places() == 3
+
+
+def test_a_damaged_state_is_a_sentence(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    passing = Passing(keep=tmp_path / "keep", workers=0)
+    as_published(model, train, test, passing, 1)
+    (state,) = (tmp_path / "keep").glob("linear-as-published-*/head.safetensors")
+    save_file({"weight": torch.zeros(2)}, state, {"done": "{}"})
+    with pytest.raises(UserError, match=r"head\.safetensors: is damaged .* delete it"):
+        as_published(model, train, test, passing, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rates": (0.1, 0.2)}, r"rates \(0\.1, 0\.2\): as published there is one head"),
+        ({"views": 2}, "views 2: as published"),
+        ({"n_blocks": (1, 2)}, r"n_blocks \(1, 2\): as published"),
+        ({"avgpool": "both", "views": 1}, "views 1, avgpool both: as published"),
+    ],
+)
+def test_what_training_as_published_would_leave_undone_is_refused(
+    model: Model, train: Path, test: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        linear.evaluate(
+            model, open_source(train), open_source(test), as_published=True, passing=HERE,
+            **options,
+        )  # fmt: skip
 
 
 def test_unlabeled_and_unreadable_images_are_left_out(
@@ -307,13 +505,15 @@ def test_unlabeled_and_unreadable_images_are_left_out(
         model, open_source(tmp_path / "train.csv"), open_source(test), passing=HERE, **QUICK
     )
     assert (result.train_images, result.test_images) == (36 - 1 - 4, 11)
-    assert result.notes[-1] == "2 unreadable images were left out"
+    named = result.notes[-1]
+    assert named.startswith("2 images cannot be read and are left out: train/a/00.png (")
+    assert ", b/00.png (" in named
 
 
 def test_classes_of_one_image_are_learned_but_not_chosen_on(
-    model: Model, test: Path, tmp_path: Path
+    model: Model, test: Path, tmp_path: Path, write_colors: Callable[..., Path]
 ) -> None:
-    single = open_source(write_colors(tmp_path / "single", "abc", each=1))
+    single = open_source(write_colors(tmp_path / "single", dict.fromkeys("abc", 1)))
     result = linear.evaluate(model, single, open_source(test), passing=HERE, **QUICK)
     assert (result.lr, result.epoch, result.held_out) == (0.001, 12, None)
     assert any("no class has two images" in note for note in result.notes)
@@ -321,23 +521,11 @@ def test_classes_of_one_image_are_learned_but_not_chosen_on(
 
 def test_a_stratified_share_is_of_each_class_and_never_all_of_it() -> None:
     labels = np.repeat([0, 1, 2, 3, -1], [40, 10, 2, 1, 5])
-    chosen = linear.stratified(labels, 0.1, 0, "key")
+    chosen = linear_training.stratified(labels, 0.1, 0, "key")
     assert [int(chosen[labels == label].sum()) for label in (0, 1, 2, 3, -1)] == [4, 1, 1, 0, 0]
-    assert np.array_equal(chosen, linear.stratified(labels, 0.1, 0, "key"))
-    assert not np.array_equal(chosen, linear.stratified(labels, 0.1, 1, "key"))
-    assert linear.stratified(labels, 1.0, 0)[labels == 1].sum() == 9
-
-
-def test_confusions_and_class_accuracies_by_hand() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 2, -1])
-    taken = np.array([0, 1, 1, 1, 0, 0, 0])
-    names = ["a", "b", "c"]
-    assert per_class_accuracy(taken, labels, names) == pytest.approx(
-        {"a": 100 / 3, "b": 50, "c": 0}
-    )
-    expected = [("a", "b", 2), ("b", "a", 1), ("c", "a", 1)]
-    assert most_confused(taken, labels, names) == expected
-    assert most_confused(taken, labels, names, most=1) == expected[:1]
+    assert np.array_equal(chosen, linear_training.stratified(labels, 0.1, 0, "key"))
+    assert not np.array_equal(chosen, linear_training.stratified(labels, 0.1, 1, "key"))
+    assert linear_training.stratified(labels, 1.0, 0)[labels == 1].sum() == 9
 
 
 @pytest.mark.parametrize(
@@ -352,14 +540,14 @@ def test_of_the_best_within_half_a_standard_error_the_lowest_loss_is_picked(
     images: int, picked: int
 ) -> None:
     top1, loss = np.array([60.0, 58.0, 56.0, 10.0]), np.array([1.5, 1.4, 1.3, 0.1])
-    assert linear.pick(top1, loss, images) == picked
+    assert linear_training.pick(top1, loss, images) == picked
 
 
 @pytest.mark.parametrize(
     ("images", "batch"), [(10, 32), (3200, 100), (9469, 295), (1_281_167, 1024)]
 )
 def test_few_images_come_in_smaller_batches(images: int, batch: int) -> None:
-    assert linear.default_batch(images) == batch
+    assert linear_training.default_batch(images) == batch
 
 
 @pytest.mark.parametrize(
@@ -394,9 +582,13 @@ def test_what_cannot_be_judged_is_a_sentence(
         linear.evaluate(model, *change(open_source(train), open_source(test)), passing=HERE)
 
 
-def test_one_class_is_nothing_to_tell_apart(model: Model, test: Path, tmp_path: Path) -> None:
-    one = write_colors(tmp_path / "one", "bc")
-    for path in (one / "c").iterdir():
+@pytest.mark.parametrize("as_published", [False, True])
+def test_one_class_is_nothing_to_tell_apart(
+    model: Model, train: Path, test: Path, as_published: bool
+) -> None:
+    for path in [*(train / "a").iterdir(), *(train / "c").iterdir()]:
         path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="fewer than two classes"):
-        linear.evaluate(model, open_source(one), open_source(test), passing=HERE)
+        linear.evaluate(
+            model, open_source(train), open_source(test), as_published=as_published, passing=HERE
+        )

@@ -1,5 +1,6 @@
 """Linear layers as files: the published columns, ours, and what does not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,14 @@ from dino_core.evaluation.linear_weights import (
     read_linear_weights,
     write_linear_weights,
 )
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model
 
 WIDTH = 24
-OPTIONS = {"depth": 3, "embed_dim": WIDTH, "num_heads": 2}
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    info = ModelInfo("vit_tiny_patch16_224", patch_size=16, image_size=32, options=OPTIONS)
-    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+def model(make_model: Callable[..., Model]) -> Model:
+    return make_model(depth=3)
 
 
 def layer(dim: int, classes: int = 5) -> dict[str, torch.Tensor]:
