@@ -12,7 +12,8 @@ F-beta with beta^2 = 0.3 after Achanta et al., "Frequency-tuned Salient Region D
     max_f_beta           mean precision and mean recall of each threshold over the images, F of
                          these, the maximum over thresholds (the usual precision-recall curve)
     max_mean_f_beta      F of each image at each threshold, its mean over the images, the maximum
-                         over thresholds (so TokenCut's figures, arXiv:2202.11539)
+                         over thresholds (so TokenCut's figures, arXiv:2202.11539, whose masks lie
+                         strictly above a threshold from 0: level 0 is never found)
 
 Legend: n images, 256 levels; counts are int64 [..., 2, 256], 0 outside and 1 inside.
 """
@@ -70,8 +71,12 @@ def max_f_beta(counts: np.ndarray, beta2: float = BETA2) -> tuple[float, int]:
 
 
 def max_mean_f_beta(counts: np.ndarray, beta2: float = BETA2) -> tuple[float, int]:
-    """The largest mean of the images' own F-beta at one threshold, and that threshold."""
-    return _highest(f_beta(*precision_recall(counts), beta2).mean(axis=0))
+    """The largest mean of the images' own F-beta at one threshold, 1..255, and that threshold.
+
+    At 0 every map finds the whole image, which would lift a map that says less than that.
+    """
+    value, above = _highest(f_beta(*precision_recall(counts), beta2).mean(axis=0)[1:])
+    return value, above + 1
 
 
 def iou_at(counts: np.ndarray, threshold: int = HALF) -> np.ndarray:

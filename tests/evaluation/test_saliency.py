@@ -60,7 +60,7 @@ def plain_measures(maps: list[np.ndarray], targets: list[np.ndarray]) -> dict[st
     return {
         "max_f": curve.max(),
         "threshold": curve.argmax(),
-        "max_mean_f": (1.3 * p * r / below).mean(axis=0).max(),
+        "max_mean_f": (1.3 * p * r / below).mean(axis=0)[1:].max(),
         "iou": np.mean(overlaps),
         "accuracy": np.mean(right),
     }
