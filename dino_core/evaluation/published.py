@@ -3,13 +3,16 @@
     for one in published("knn"):
         one.model, one.data, one.figures["top1"], one.source
     recognized("knn", result.as_dict())     # "ImageNet", or None: then no published figure is near
+    other_settings(one, result.as_dict())   # ["temperature 0.07 (here 0.1)"], or []: held against
 
 Figures bear the names, and are on the scale, of the fields of our results: shares of images in
-percent, overlaps from 0 to 1. A figure may stand beside one of ours only where ours was measured on
-the same images, so data sets are recognized by how much of everything they have.
+percent, overlaps from 0 to 1. A figure can be held against one of ours only where ours was measured
+on the same images with the same settings. Data sets are recognized by how much of everything they
+have; settings are those that results name and that move a figure. That our defaults mend slips of
+the published code (red divided by 0.228, a covariance that is not centered) parts nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +35,31 @@ TIMM_NAMES = {  # of architectures that figures were published for, without what
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What some fields of a result have to hold for a published figure to be near it."""
+
+    told: str  # how it was published: "temperature 0.07"
+    fields: tuple[str, ...]  # of a result; "settings.radius" is a field of a field
+    holds: Callable[..., bool]  # of the values of these fields
+    unset: str = "default"  # what None means
+
+    def difference(self, result: Mapping[str, Any]) -> str | None:
+        """`temperature 0.07 (here 0.1)`; None where the setting is the published one."""
+        values = [_field(result, name) for name in self.fields]
+        if self.holds(*values):
+            return None
+        pairs = zip(self.fields, values, strict=True)
+        told = [self._plain(name, value) for name, value in pairs if value != ""]
+        return f"{self.told} (here {', '.join(told)})"
+
+    def _plain(self, field: str, value: Any) -> str:
+        if value is None:
+            return self.unset
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        return text if len(self.fields) == 1 else f"{field.replace('_', ' ')} {text}"
+
+
+@dataclass(frozen=True)
 class Published:
     """What one model reached under one protocol."""
 
@@ -41,6 +69,7 @@ class Published:
     data: str  # that it was judged on
     figures: Mapping[str, float]  # by the names of our results, on their scale
     source: str
+    settings: tuple[Setting, ...] = ()  # that it was measured with
 
     @property
     def model(self) -> str:
@@ -75,15 +104,78 @@ def recognized(protocol: str, result: Mapping[str, Any]) -> str | None:
     return None
 
 
+def other_settings(entry: Published, result: Mapping[str, Any]) -> list[str]:
+    """How a result's settings differ from the published ones: `size 480 (here 160)`; [] if not.
+
+    `result` as `as_dict` gives it, of the protocol of `entry`.
+    """
+    found = (setting.difference(result) for setting in entry.settings)
+    return [difference for difference in found if difference is not None]
+
+
+def _field(result: Mapping[str, Any], path: str) -> Any:
+    value: Any = result
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def _amount(result: Mapping[str, Any], name: str) -> Any:
     """A field, or how many it holds where it is a table or a list."""
     value = result.get(name)
     return len(value) if isinstance(value, Mapping | list) else value
 
 
+def _is(name: str, value: Any, told: str = "", unset: str = "default") -> Setting:
+    """A field that has to have one value."""
+    words = told or f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
+    return Setting(words, (name,), lambda ours: ours == value, unset)
+
+
+KNN = (
+    _is("temperature", 0.07),
+    Setting("k of 10, 20, 100 or 200", ("k",), lambda k: k in (10, 20, 100, 200)),
+)
+# Of ViT-S, of ViT-B, and of networks without patch tokens.
+LINEAR_FEATURES = ((4, False), (1, True), (1, False))
+LINEAR = (
+    Setting(
+        "new crops in each epoch and the best epoch on test, --as-published",
+        ("as_published", "weights"),
+        lambda ours, weights: ours is True or bool(weights),
+    ),
+    Setting("epochs 100", ("epochs", "weights"), lambda n, weights: n == 100 or bool(weights)),
+    Setting(
+        "4 blocks, or 1 with the mean patch token",
+        ("n_blocks", "avgpool"),
+        lambda blocks, mean: (blocks, mean) in LINEAR_FEATURES,
+    ),
+)
+ATTENTION = (
+    _is("keep", 0.6),
+    Setting("the last layer", ("layer",), lambda layer: layer in (-1, 11)),
+    _is("size", 480),
+)
+VIDEO = (
+    _is("size", 480),
+    _is("settings.frames", 7),
+    _is("settings.radius", 12),
+    _is("settings.topk", 5),
+    _is("settings.temperature", 0.1),
+)
+WHOLE_QUERIES = _is("as_published", True, "queries that are whole images, --as-published")
+RETRIEVAL = {
+    OXFORD: (_is("size", 224), _is("multiscale", False, "one scale"), WHOLE_QUERIES),
+    PARIS: (_is("size", 512), _is("multiscale", True, "three scales"), WHOLE_QUERIES),
+}
+WHITENED = Setting("whitened", ("whitening",), bool, "not")
+
 KNOWN_BY: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "knn": ((IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),),
-    "linear": ((IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),),
+    "linear": (
+        (IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),
+        (IMAGENET, {"train_images": 0, "test_images": 50_000, "per_class": 1000}),  # a given layer
+    ),
     "attention": ((VOC, {"images": 1449}),),  # of the segmentation's validation set
     "video": ((DAVIS, {"videos": 30, "objects": 61}),),  # validation
     "retrieval": (
@@ -111,8 +203,8 @@ def _imagenet() -> list[Published]:
         ("ViT-S/16", "DINO, 300 epochs, 16 GPUs", 73.3, 76.0),
     ]
     return [
-        Published(protocol, architecture, training, IMAGENET, {"top1": top1}, README)
-        for protocol, place in (("knn", 0), ("linear", 1))
+        Published(protocol, architecture, training, IMAGENET, {"top1": top1}, README, settings)
+        for protocol, place, settings in (("knn", 0, KNN), ("linear", 1, LINEAR))
         for architecture, training, *both in rows
         for top1 in (both[place],)
     ]
@@ -129,9 +221,12 @@ def _attention() -> list[Published]:
         ("ViT-S/8", "not trained", 0.218),
     ]
     return [
-        Published("attention", architecture, training, VOC, {"jaccard": iou}, f"{PAPER}, figure 4")
+        Published(
+            "attention", architecture, training, VOC, {"jaccard": iou}, f"{PAPER}, figure 4",
+            ATTENTION,
+        )
         for architecture, training, iou in rows
-    ]
+    ]  # fmt: skip
 
 
 def _video() -> list[Published]:
@@ -144,7 +239,7 @@ def _video() -> list[Published]:
     return [
         Published(
             "video", architecture, "DINO", DAVIS, dict(zip(names, figures, strict=True)),
-            f"{PAPER}, table 5",
+            f"{PAPER}, table 5", VIDEO,
         )
         for architecture, *figures in rows
     ]  # fmt: skip
@@ -163,6 +258,7 @@ def _retrieval() -> list[Published]:
         Published(
             "retrieval", architecture, training, data,
             {"map_medium": figures[0], "map_hard": figures[1]}, f"{PAPER}, table 3",
+            RETRIEVAL[data],
         )
         for architecture, training, *both in rows
         for data, figures in zip((OXFORD, PARIS), both, strict=True)
@@ -170,17 +266,20 @@ def _retrieval() -> list[Published]:
 
 
 def _copies() -> list[Published]:
-    """mAP in percent, whitened, among 10,000 distractors."""
+    """mAP in percent, whitened, among 10,000 distractors; the size is the model's, so named."""
     rows = [
-        ("ViT-B/16", "DINO, 224 px", 81.7),
-        ("ViT-B/8", "DINO, 320 px", 85.5),
-        ("ViT-B/16", "supervised, 224 px", 76.4),
-        ("ResNet-50", "MultiGrain, 800 px", 82.5),
+        ("ViT-B/16", "DINO", 224, 81.7),
+        ("ViT-B/8", "DINO", 320, 85.5),
+        ("ViT-B/16", "supervised", 224, 76.4),
+        ("ResNet-50", "MultiGrain", 800, 82.5),
     ]
     return [
-        Published("copies", architecture, training, COPYDAYS, {"map": figure}, f"{PAPER}, table 4")
-        for architecture, training, figure in rows
-    ]
+        Published(
+            "copies", architecture, f"{training}, {size} px", COPYDAYS, {"map": figure},
+            f"{PAPER}, table 4", (_is("size", size), WHITENED),
+        )
+        for architecture, training, size, figure in rows
+    ]  # fmt: skip
 
 
 FIGURES = (*_imagenet(), *_attention(), *_video(), *_retrieval(), *_copies())

@@ -1,9 +1,13 @@
-"""The report: what shares a column, what is said of it, and that a page is safe and alone."""
+"""The report: what shares a column, what is said of it, and that a page is safe and alone.
+
+Files that lack fields, lie or attack are made by hand; pictures are checked by their colors.
+"""
 
 import base64
 import dataclasses
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,11 +27,16 @@ from dino_core.evaluation.linear import LinearResult
 from dino_core.evaluation.low_shot import LowShotResult
 from dino_core.evaluation.masks import find_masks
 from dino_core.evaluation.passes import Passing
+from dino_core.evaluation.report import mask_cards, opening
+from dino_core.evaluation.report import page as pages
+from dino_core.evaluation.report.board import board_of
+from dino_core.evaluation.report.protocols import PROTOCOLS
+from dino_core.evaluation.report.terminal import written
 from dino_core.evaluation.retrieval import RetrievalResult
 from dino_core.evaluation.unlabeled import UnlabeledResult
 from dino_core.evaluation.video import VideoResult
 from dino_core.gallery.images import source_hash
-from dino_core.lenses.render import nearest
+from dino_core.gallery.progress import silent
 from dino_core.models import Model, ModelInfo, create_backbone
 
 VOID_TAGS = {"meta", "img", "br", "hr", "input", "link"}
@@ -38,6 +47,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        text = text.replace("<wbr>", "")  # where a name may break
         self.raw, self.open, self.tags, self.words, self.images = text, [], [], [], []
         self.feed(text)
         assert not self.open
@@ -177,11 +187,11 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("name", list(report.PROTOCOLS))
+@pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_figures_and_settings_are_fields_of_the_results(name):
     known = {field.name for field in dataclasses.fields(RESULTS[name])}
-    assert {figure.path[0] for figure in report.PROTOCOLS[name].figures} <= known
-    assert set(report.PROTOCOLS[name].settings) <= known
+    assert {figure.path[0] for figure in PROTOCOLS[name].figures} <= known
+    assert set(PROTOCOLS[name].settings) <= known
 
 
 def rows(page: Page, kind: str) -> list[str]:
@@ -202,6 +212,32 @@ def test_an_untrained_twin_that_wins_does_not_go_unsaid(made):
     assert "<small class='up'>+10.0</small>" in row
 
 
+def remarks(page: Page) -> list[str]:
+    return re.findall(r"<p class='remark'>(.*?)</p>", page.raw)
+
+
+MASKED = {"protocol": "attention", "data": "d", "model": "a", "jaccard": 0.2}
+
+
+def test_a_model_behind_its_untrained_twin_is_said_in_words(made, tmp_path):
+    better = MASKED | {"random_init": {"jaccard": 0.312}}
+    (remark,) = remarks(made(better, knn("b", 50.0, twin=40.0)))
+    where = "a is behind its untrained twin in Attention masks (IoU 20.0 against 31.2 %)."
+    assert remark.startswith(f"{where} On masks that happens") and "b is" not in remark
+    assert lines(better, folder=tmp_path)[-1].startswith(where)
+    (remark,) = remarks(made(knn(top1=39.9, twin=40.0)))
+    assert remark == (
+        "a is behind its untrained twin in k-NN accuracy (top-1 39.9 against 40.0 %). "
+        "There training has not helped."
+    )
+
+
+def test_a_model_level_with_its_twin_or_without_one_gets_no_remark(made):
+    assert not remarks(made(knn(top1=40.0, twin=40.0), MASKED))
+    measures = {"protocol": "measures", "model": "a", "rankme": 3.0, "random_init": {"rankme": 9.0}}
+    assert not remarks(made(measures)), "RankMe orders nothing"
+
+
 def test_measures_without_labels_order_no_models(made):
     one = {"protocol": "measures", "data": "d", "rankme": 9.0, "model": "a"}
     page = made(one, one | {"model": "b", "rankme": 30.0})
@@ -216,13 +252,39 @@ def imagenet(**other):
 def test_published_figures_stand_beside_ours_on_the_same_data_alone(made, tmp_path):
     near, far = made(imagenet()), made(knn())
     assert [row for row in rows(near, "published") if "ViT-S/16, DINO<" in row and "74.5" in row]
-    assert "on other data" not in near.text
+    assert "published, on ImageNet" not in near.text
     assert not rows(far, "published")
     assert "k-NN accuracy: published, on ImageNet" in far.text and "74.5" in far.text
     for page in (near, far):
         assert "README of the published code, facebookresearch/dino" in page.text
     told = "\n".join(lines(imagenet(), folder=tmp_path))
     assert "published on ImageNet: ViT-S/16, DINO: top-1 74.5 %" in told
+
+
+def test_published_figures_of_other_settings_stand_apart_and_say_so(made, tmp_path):
+    page = made(imagenet(temperature=0.1))
+    assert not rows(page, "published")
+    said = "measured with other settings: temperature 0.07 (here 0.1)"
+    assert page.text.count(said) == 2  # below the table, and where the figures stand
+    (apart,) = re.findall(r"<section class='published'.*?</section>", page.raw)
+    assert said in apart and "published, on ImageNet" in apart and "74.5" in apart
+    told = lines(imagenet(temperature=0.1), folder=tmp_path)
+    assert any(line.endswith(said) for line in told)
+    assert any("ViT-S/16, DINO: top-1 74.5 %" in line for line in told)
+
+
+def test_published_figures_stand_beside_the_group_with_their_settings_alone(made):
+    page = made(imagenet(), imagenet(model="b", temperature=0.1))
+    (row,) = [row for row in rows(page, "published") if "ViT-S/16, DINO<" in row]
+    assert re.findall(r"<td[^>]*>(?:<b>)?([\d.]*)", row) == ["74.5", "", "", ""]
+    assert page.text.count("measured with other settings") == 1  # nothing stands apart
+
+
+def test_one_model_with_other_settings_is_enough(made):
+    """What is not parted by columns: the number of neighbors."""
+    assert rows(made(imagenet(), imagenet(model="b", k=20)), "published")
+    page = made(imagenet(), imagenet(model="b", k=5))
+    assert not rows(page, "published") and "k of 10, 20, 100 or 200 (here 5)" in page.text
 
 
 def test_of_many_classes_the_best_and_the_worst_are_shown(made):
@@ -235,7 +297,7 @@ def test_of_many_classes_the_best_and_the_worst_are_shown(made):
 def test_shares_of_mistakes_without_the_data(made):
     page = made(knn(top1=40.0, test_images=10, confusions=[["cat", "dog", 3]]))  # 6 mistakes
     assert "3 images, 50% of all mistakes" in page.text
-    assert "no pictures, for the data cannot be opened" in page.text
+    assert "no pictures, for the data cannot be opened: nowhere/val" in page.text
 
 
 @pytest.mark.parametrize(
@@ -291,8 +353,9 @@ def test_a_file_that_lacks_anything_is_shown_as_far_as_it_goes(tmp_path, whole):
         for values in [{k: v for k, v in whole.items() if k != name}] + [
             whole | {name: odd} for odd in garbage
         ]:
-            Page(report.build(write(tmp_path, values), tmp_path / "p.html").read_text("utf-8"))
-            report.table(write(tmp_path, values))
+            board = board_of(write(tmp_path, values))
+            Page(pages.whole_page(board, "cpu", silent))
+            assert written(board)
 
 
 HOSTILE = "<script>alert('1')</script>\"'><img src=x onerror=alert(2)>&amp;{{table}}"
@@ -334,7 +397,7 @@ def test_a_page_asks_for_nothing(made):
             assert attrs.get(name, "#").startswith(("#", "data:"))
     assert not re.search(r"url\(|@import|https?:|<link|<script", page.raw)
     targets = {attrs["href"][1:] for _, attrs in page.tags if "href" in attrs}
-    assert targets == {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert targets <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
 
 
 # Pictures
@@ -349,47 +412,117 @@ def colored(tmp_path):
         (tmp_path / "val" / name).mkdir(parents=True)
         for n in range(6):
             Image.new("RGB", (40, 30), color).save(tmp_path / "val" / name / f"{n}.png")
-    source = open_source(tmp_path / "val")
-    values = knn(confusions=[["red", "blue", 3]], test=source.spec, test_hash=source_hash(source))
-    return source, values
+    return judged_anew(tmp_path / "val")
+
+
+def judged_anew(folder: Path, **other):
+    source = open_source(folder)
+    wrong = {"confusions": [["red", "blue", 3]]}
+    values = wrong | {"test": source.spec, "test_hash": source_hash(source)}
+    return source, knn(**values | other)
+
+
+def means(page: Page) -> np.ndarray:
+    return np.array([picture.mean((0, 1)) for picture in page.pixels()])
 
 
 def test_confused_classes_are_shown_with_their_own_images(colored, made):
     page = made(colored[1])
-    means = [picture.mean((0, 1)) for picture in page.pixels()]
-    assert len(means) == 8
-    np.testing.assert_allclose(means[:4], [COLORS["red"]] * 4, atol=6)
-    np.testing.assert_allclose(means[4:], [COLORS["blue"]] * 4, atol=6)
+    expected = [COLORS["red"]] * 4 + [COLORS["blue"]] * 4
+    np.testing.assert_allclose(means(page), expected, atol=6)
     assert "3 images, 50% of red" in page.text
+    assert "Most confused classes, with examples of each" in page.text
+    assert "examples of red" in page.text and "examples of blue" in page.text
     assert "no pictures" not in page.text and "changed since" not in page.text
 
 
-def test_data_that_changed_since_is_said(colored, made):
-    source, values = colored
-    assert source.path(0) is not None
-    Image.new("RGB", (40, 31), (0, 0, 0)).save(source.path(0))
+def test_the_images_that_were_confused_are_shown_where_they_are_known(tmp_path, colored, made):
+    for name, gray in (("red/2.png", 60), ("red/4.png", 190)):  # unlike all others of their class
+        Image.new("RGB", (40, 30), (gray,) * 3).save(tmp_path / "val" / name)
+    wrong = ["red", "blue", 2, ["red/4.png", "red/2.png"]]
+    page = made(judged_anew(tmp_path / "val", confusions=[wrong])[1])
+    expected = [(190,) * 3, (60,) * 3] + [COLORS["blue"]] * 4
+    np.testing.assert_allclose(means(page), expected, atol=6)
+    assert [one["alt"] for one in page.images[:2]] == [
+        "red/4.png, taken for blue",
+        "red/2.png, taken for blue",
+    ]
+    assert "images that were mistaken, above examples of what they were taken for" in page.text
+    assert "red, taken for blue" in page.text and "examples of blue" in page.text
+
+
+def test_a_class_that_only_train_has_is_shown_from_there(tmp_path, colored, made):
+    (tmp_path / "train" / "violet").mkdir(parents=True)
+    (tmp_path / "train" / "red").mkdir()
+    Image.new("RGB", (40, 30), (130, 10, 130)).save(tmp_path / "train" / "violet" / "v.png")
+    Image.new("RGB", (40, 30), COLORS["red"]).save(tmp_path / "train" / "red" / "r.png")
+    train = open_source(tmp_path / "train")
+    known = {"train": train.spec, "train_hash": source_hash(train)}
+    wrong = ["red", "violet", 1, ["red/0.png"]]
+    page = made(judged_anew(tmp_path / "val", confusions=[wrong], **known)[1])
+    np.testing.assert_allclose(means(page), [COLORS["red"], (130, 10, 130)], atol=6)
+
+
+@pytest.mark.parametrize("ids", [["gone.png"], ["../secret.png"], [3], []])
+def test_ids_that_the_data_lacks_show_nothing(colored, made, ids):
+    values = colored[1] | {"confusions": [["red", "blue", 3, ids]]}
     page = made(values)
-    assert len(page.images) == 8 and "has changed since" in page.text
+    assert "red, taken for blue" not in page.text
+    assert len(page.images) == (4 if ids not in ([], [3]) else 8)  # no id: as in older files
 
 
-def test_an_image_that_cannot_be_read_is_left_out(colored, made):
+@pytest.mark.parametrize("changed", ["one", "hash", "no hash"])
+def test_of_data_that_changed_since_nothing_is_read(tmp_path, colored, made, changed, monkeypatch):
     source, values = colored
-    broken = next(i for i, name in enumerate(source.ids) if name.startswith("red"))
-    source.path(broken).write_bytes(b"no image")
-    assert len(made(values).images) == 7
+    if changed == "one":
+        Image.new("RGB", (40, 31), (0, 0, 0)).save(source.path(0))
+    else:
+        values |= {"test_hash": "other" if changed == "hash" else None}
+    monkeypatch.setattr(type(source), "image", lambda *_: pytest.fail("an image was read"))
+    page = made(values)
+    said = "by which hash" if changed == "no hash" else "changed since the figures were made"
+    assert not page.images and f"no pictures of {source.spec}" in page.text and said in page.text
+
+
+def test_an_image_that_cannot_be_read_is_left_out(tmp_path, colored, made):
+    (tmp_path / "val" / "red" / "0.png").write_bytes(b"no image")
+    assert len(made(judged_anew(tmp_path / "val")[1]).images) == 7
+
+
+def test_each_data_set_is_looked_at_once_and_says_how_far_that_is(colored, tmp_path, monkeypatch):
+    source, values = colored
+    opened, told = [], []
+    monkeypatch.setattr(opening, "open_source", lambda spec: opened.append(spec) or source)
+    files = write(tmp_path, values, values | {"model": "b"}, values | {"model": "c"})
+    report.build(files, tmp_path / "p.html", progress=lambda *step: told.append(step))
+    assert opened == [source.spec]
+    checked = [(done, total) for done, total, what in told if what == f"Checking {source.spec}"]
+    assert checked == [(0, 1)] + [(n, 18) for n in range(1, 19)]
+    assert told[-1] == (3, 3, "Report")
 
 
 def test_pictures_are_bounded_and_what_is_left_out_is_said(colored, made, monkeypatch):
     whole = made(colored[1])
-    monkeypatch.setattr(report, "PICTURES", sum(len(one["src"]) for one in whole.images) // 2)
+    monkeypatch.setattr(pages, "BYTES", sum(len(one["src"]) for one in whole.images) // 2)
     half = made(colored[1])
     assert 0 < len(half.images) < 8
-    assert sum(len(one["src"]) for one in half.images) <= report.PICTURES + 40 * len(half.images)
+    assert sum(len(one["src"]) for one in half.images) <= pages.BYTES + 40 * len(half.images)
     assert "further pictures are left out" in half.text
 
 
+def test_cards_without_pictures_leave_their_room_to_others(colored, made, monkeypatch):
+    values = colored[1]
+    needed = sum(len(one["src"]) for one in made(values).images)
+    monkeypatch.setattr(pages, "BYTES", needed)
+    without = [one for one in EVERY if one["protocol"] in ("low-shot", "video", "measures")]
+    assert len(made(values, *without).images) == 8
+    gone = values | {"model": "b", "test": "nowhere", "test_hash": "n"}
+    assert len(made(values, gone).images) < 8, "its card might have needed the other half"
+    assert len(made(gone, values).images) == 8, "it took nothing"
+
+
 def test_the_whole_page_stays_below_its_bound():
-    assert report.PICTURES < 4_000_000  # and a card without pictures takes some 10 kB
+    assert pages.BYTES < 4_000_000  # and a card without pictures takes some 10 kB
 
 
 @pytest.fixture(scope="module")
@@ -406,13 +539,14 @@ def model() -> Model:
 @pytest.fixture
 def loaded(model, monkeypatch):
     """`load_model` gives the small model, whatever it is asked for."""
-    monkeypatch.setattr(report, "load_model", lambda spec, device: model)
+    monkeypatch.setattr(opening, "load_model", lambda spec, device: model)
     return model
 
 
 def judged(protocol, model, name, **how):
     how |= {"random_init": False, "passing": Passing(workers=0)}
-    result = protocol.evaluate(model, open_source("scenes:4"), size=64, **how)
+    size = {} if how.get("as_published") else {"size": 64}
+    result = protocol.evaluate(model, open_source("scenes:4"), **size, **how)
     return {"protocol": name} | json.loads(json.dumps(result.as_dict()))
 
 
@@ -420,7 +554,9 @@ def judged(protocol, model, name, **how):
     ("protocol", "name", "how"),
     [(attention, "attention", {"layer": 0}), (objects, "objects", {}),
      (saliency, "saliency", {"map": "cut"}), (saliency, "saliency", {"map": "attention"}),
-     (saliency, "saliency", {"map": "eigenvector"})],
+     (saliency, "saliency", {"map": "eigenvector"}),
+     (objects, "objects", {"as_published": True}),
+     (saliency, "saliency", {"map": "cut", "as_published": True})],
 )  # fmt: skip
 def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
     values, source = judged(protocol, model, name, **how), open_source("scenes:4")
@@ -429,9 +565,7 @@ def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
         i = list(source.ids).index(id)
         image = source.image(i)
         truth = masks.truth(i, image.shape[:2])
-        found = nearest(
-            report.COVERS[name](model, image, truth.labels, values), *truth.labels.shape
-        )
+        found = mask_cards.COVERS[name](model, image, truth.labels, values)
         both, either = found & truth.foreground, found | truth.foreground
         # a level of 1/255 beside one half may fall on either side
         assert both.sum() / either.sum() == pytest.approx(score, abs=0.02)
@@ -441,10 +575,10 @@ def test_covered_is_tinted_the_rest_is_gray_and_objects_are_outlined():
     photo = np.full((40, 40, 3), (200, 100, 50), np.uint8)
     found, truth = np.zeros((2, 2), bool), np.zeros((40, 40), bool)
     found[0], truth[10:30, 10:30] = True, True
-    drawn = report._covered(photo, found, truth).astype(int)
+    drawn = mask_cards.covered(photo, found, truth).astype(int)
     assert np.ptp(drawn[38, 38]) == 0 and drawn[38, 38, 0] < 60  # gray, dark
     assert np.ptp(drawn[2, 2]) > 10 and drawn[2, 2].mean() > 100
-    assert tuple(drawn[10, 20]) == report.TRUE == tuple(drawn[29, 20])
+    assert tuple(drawn[10, 20]) == mask_cards.TRUE == tuple(drawn[29, 20])
 
 
 def test_best_and_worst_masks_are_shown(loaded, made):
@@ -463,6 +597,11 @@ def test_another_model_of_that_name_draws_no_masks(loaded, made):
     assert not page.images and "is not the model any more it was then" in page.text
 
 
+@pytest.mark.parametrize("odd", [{"layer": 99}, {"size": 10**6}, {"size": -3}, {"keep": 9.0}])
+def test_settings_that_cannot_be_are_no_end_of_the_report(loaded, made, odd):
+    assert "Best masks" in made(judged(attention, loaded, "attention") | odd).text
+
+
 def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch):
     values = judged(attention, loaded, "attention")
     page = made(values | {"masks": str(tmp_path / "gone")})
@@ -471,23 +610,75 @@ def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch):
     def gone(spec, device):
         raise UserError(f"{spec}: no such model")
 
-    monkeypatch.setattr(report, "load_model", gone)
+    monkeypatch.setattr(opening, "load_model", gone)
     assert "the model cannot be opened: tiny: no such model" in made(values).text
 
 
-def test_nothing_is_fetched_for_pictures(made):
-    for spec in ("hf:owner/name", "torchvision:imagenette"):
-        page = made(knn(test=spec))
-        assert f"no pictures of {spec}: only data on this machine is opened" in page.text
+def test_masks_that_changed_since_are_not_drawn(made, tmp_path, loaded):
+    source = open_source("scenes:4")
+    for i in range(4):
+        Image.fromarray(source.image(i)).save(tmp_path / f"{i}.png")
+        Image.fromarray(source.mask(i)).save(folder(tmp_path / "masks") / f"{i}.png")
+    data, where = open_source(tmp_path), tmp_path / "masks"
+    result = attention.evaluate(
+        loaded, data, where, size=64, random_init=False, passing=Passing(workers=0)
+    )
+    values = {"protocol": "attention"} | json.loads(json.dumps(result.as_dict()))
+    values["data_hash"] = source_hash(open_source(tmp_path))
+    assert len(made(values).images) == 4
+    Image.fromarray(~source.mask(0)).save(where / "0.png")
+    os.utime(where / "0.png", (0, 0))
+    values["data_hash"] = source_hash(open_source(tmp_path))  # masks lie among the images here
+    page = made(values)
+    assert not page.images and "these masks have changed since" in page.text
 
 
+def folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+AFAR = ["hf:owner/name", " hf:owner/name", "torchvision:stl10", "TIMM:vit", "timm:vit_tiny",
+        "https://example.org/a.tar"]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", AFAR)
+def test_nothing_is_fetched_for_pictures(made, monkeypatch, spec):
+    for name in ("open_source", "load_model"):
+        monkeypatch.setattr(opening, name, lambda *_, **__: pytest.fail("it was opened"))
+    assert "only data on this machine is opened" in made(knn(test=spec)).text
+    assert opening.Opening().model(spec, "any")[1].endswith("and weights files are opened")
+
+
+def test_no_model_is_loaded_before_its_data_are_found(made, loaded, monkeypatch):
+    values = judged(attention, loaded, "attention")
+    monkeypatch.setattr(opening, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    assert not made(values | {"data_hash": "other"}).images
+    assert not made(values | {"masks": "nowhere"}).images
+
+
+def test_the_page_is_made_for_phones_and_for_the_night(made):
+    page = made(*EVERY)
+    named = {attrs.get("name"): attrs.get("content") for tag, attrs in page.tags if tag == "meta"}
+    assert named["viewport"] == "width=device-width, initial-scale=1"
+    assert named["color-scheme"] == "light dark" and "prefers-color-scheme: dark" in page.raw
+    (board,) = [attrs for tag, attrs in page.tags if attrs.get("aria-label") == "All figures"]
+    assert board["tabindex"] == "0" and board["class"] == "scroll"  # keys move it, too
+
+
+@pytest.mark.soak
 def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(page, tmp_path, colored):
     long = knn("runs/" + "long" * 30, confusions=[["x" * 80, "y" * 80, 3]], notes=["z" * 300])
-    out = report.build(write(tmp_path, colored[1], long, *EVERY), tmp_path / "page.html")
+    others = [knn(f"runs/{n}", test_hash=f"{n}") for n in range(12)]  # two columns each
+    files = write(tmp_path, colored[1], long, *EVERY, *others)
+    out = report.build(files, tmp_path / "page.html")
     page.set_content(out.read_text("utf-8"))
-    for width in (390, 1440):
+    for width in (390, 1280, 1440):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        left, hint = page.evaluate(SCROLLED)
+        assert left == pytest.approx(0, abs=1.5), "the models stay in sight"
+        assert "local" in hint and "scroll" in hint, "a shadow where there is more"
     for scheme, darker in (("light", 1), ("dark", -1)):
         page.emulate_media(color_scheme=scheme)
         ground, ink = page.evaluate(
@@ -496,3 +687,13 @@ def test_the_page_fits_a_phone_and_a_desk_by_day_and_by_night(page, tmp_path, co
         )
         light = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in (ground, ink)]
         assert darker * (light[0] - light[1]) > 150
+
+
+# How far the first column is from the left of the table's window after that was moved.
+SCROLLED = """() => {
+  const area = document.querySelector('.board .scroll');
+  area.scrollLeft = 200;
+  const head = area.querySelector('tbody th').getBoundingClientRect().left;
+  const shadows = getComputedStyle(area).backgroundAttachment;
+  return [head - area.getBoundingClientRect().left, area.scrollLeft ? shadows : ''];
+}"""
