@@ -107,7 +107,8 @@ def mean_squared_distance(features_ND: Array) -> float:
     read against. Raises `ValueError` for fewer than two rows.
     """
     parts, count = _pairable(features_ND).split(CHUNK), len(features_ND)
-    mean_D = torch.stack([_exact(part_BD).sum(0) for part_BD in parts]).sum(0) / count
+    # Added as they come: small sums kept between freed parts would hold on to the parts' memory.
+    mean_D = sum(_exact(part_BD).sum(0) for part_BD in parts) / count
     total = sum(float((_exact(part_BD) - mean_D).square().sum()) for part_BD in parts)
     return 2 * total / (count - 1)
 
