@@ -167,7 +167,7 @@ def cuts(model: Model, source: Source, masks: Masks, how: Cutting, passing: Pass
 
     def one(image: np.ndarray, truth: Truth) -> dict[str, Any]:
         scores = _scores(cut_image(model, image, how), truth)
-        return scores | {"fed": fed_size(model, image, how)}
+        return scores | {"fed": _fed(model, image, how)}
 
     return each_masked(
         "object masks",
@@ -176,7 +176,7 @@ def cuts(model: Model, source: Source, masks: Masks, how: Cutting, passing: Pass
     )  # fmt: skip
 
 
-def fed_size(model: Model, image: np.ndarray, how: Cutting) -> int | None:
+def _fed(model: Model, image: np.ndarray, how: Cutting) -> int | None:
     """The short side in pixels that an image is fed at, None where it is the image's own."""
     if how.fit != "lens":
         return None

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dino_core.data import open_source
@@ -14,15 +13,12 @@ from dino_core.evaluation import attention as protocol
 from dino_core.evaluation.attention import evaluate
 from dino_core.evaluation.passes import Passing
 from dino_core.lenses import Attention, look, mass_mask
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    torch.manual_seed(0)
-    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-    info = ModelInfo("vit_tiny_patch16_224", 8, 64, options=options)
-    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+def model(make_model) -> Model:
+    return make_model(patch=8)
 
 
 def write(path: Path, values: np.ndarray, mode: str | None = None) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dino_core.data import open_source
@@ -17,17 +16,14 @@ from dino_core.evaluation.masks import (
     read_mask,
 )
 from dino_core.evaluation.passes import Passing
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model
 
 VALUES = np.array([[0, 1, 2], [128, 254, 255]], np.uint8)
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    info = ModelInfo(
-        "vit_tiny_patch16_224", 8, 16, options={"depth": 1, "embed_dim": 12, "num_heads": 1}
-    )
-    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+def model(make_model) -> Model:
+    return make_model(patch=8)
 
 
 def write(path: Path, values: np.ndarray, mode: str | None = None) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -20,15 +19,12 @@ from dino_core.evaluation.passes import Passing
 from dino_core.lenses.objects import ObjectMask, object_mask, padded_keys
 from dino_core.lenses.tokens import read_tokens
 from dino_core.measures.overlap import bounds, box_iou, corloc, iou, iou_by_label
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    torch.manual_seed(0)
-    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-    info = ModelInfo("vit_tiny_patch16_224", 8, 64, options=options)
-    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+def model(make_model) -> Model:
+    return make_model(patch=8)
 
 
 def write(path: Path, values: np.ndarray, palette: bool = False) -> None:

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from dino_core.data import open_source
@@ -15,17 +14,14 @@ from dino_core.evaluation.saliency import MAPS, evaluate
 from dino_core.lenses import Attention, look
 from dino_core.lenses.objects import object_mask
 from dino_core.lenses.tokens import read_tokens
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model
 
 SCENES = "scenes:4"
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    torch.manual_seed(0)
-    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-    info = ModelInfo("vit_tiny_patch16_224", 8, 64, options=options)
-    return Model(create_backbone(info), "tiny", torch.device("cpu"))
+def model(make_model) -> Model:
+    return make_model(patch=8)
 
 
 def soft_map(model: Model, image: np.ndarray, kind: str) -> np.ndarray:
