@@ -65,22 +65,28 @@ class Common:
     """Judge the untrained backbone as well."""
     features: Path | None = Path("features")
     """Folder in which features and figures stay and are found again; None keeps nothing."""
-    batch_size: int = 64
+    batch_size: int = Passing.batch_size
     """Images a forward pass."""
-    workers: int | None = None
+    workers: int | None = Passing.workers
     """Decoding processes; by default as many as help on this machine."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
 
 @dataclass
-class Labeled(Common):
-    """What protocols with classes take."""
+class Tested(Common):
+    """What protocols with classes are judged on."""
+
+    test: str = tyro.MISSING
+    """Labeled images to judge on: class folders, a table with a column `label`, .tar, `scenes`."""
+
+
+@dataclass
+class Labeled(Tested):
+    """What protocols take that learn classes, or look them up."""
 
     train: str = tyro.MISSING
-    """Labeled images: class folders, a table with a column `label`, a .tar, `scenes`."""
-    test: str = tyro.MISSING
-    """Labeled images to be told."""
+    """Labeled images to learn from, of the same kinds."""
 
 
 @dataclass
@@ -103,13 +109,15 @@ class Knn(Labeled):
 
 
 @dataclass
-class Linear(Labeled):
+class Linear(Tested):
     """Linear accuracy: a sweep of linear layers, trained at once on frozen features."""
 
+    train: str | None = None
+    """Labeled images to learn from, of the same kinds; with --weights it may be left out."""
     n_blocks: tuple[int, ...] | None = None
     """Last blocks whose class tokens are seen; several are tried. As published if not given."""
     avgpool: linear.Pooling | None = None
-    """Whether the mean patch token is seen too: no, yes, or both are tried."""
+    """Whether the mean patch token is seen too: no, yes, or both (both are tried)."""
     rates: tuple[float, ...] = linear.RATES
     """Learning rates, for a batch of 256."""
     epochs: int = linear.EPOCHS
@@ -119,9 +127,9 @@ class Linear(Labeled):
     views: int = 0
     """Random crops of each training image beside the center one; as many passes more."""
     standardize: bool = True
-    """Let layers learn from features of mean 0 and deviation 1."""
+    """Scale features to mean 0 and deviation 1 before layers learn from them."""
     as_published: bool = False
-    """One rate, raw features, new crops in each epoch, the best epoch on test."""
+    """One rate, raw features, new crops in each epoch; the best epoch on test is reported."""
     weights: Path | None = None
     """Evaluate this linear layer (published .pth or .safetensors) instead of training one."""
     save: Path | None = None
@@ -129,10 +137,11 @@ class Linear(Labeled):
 
     def run(self, model: Model, passing: Passing) -> linear.LinearResult:
         return linear.evaluate(
-            model, open_source(self.train), open_source(self.test), n_blocks=self.n_blocks,
-            avgpool=self.avgpool, rates=self.rates, epochs=self.epochs, batch=self.batch,
-            views=self.views, standardize=self.standardize, as_published=self.as_published,
-            weights=self.weights, save=self.save, random_init=self.random_init, passing=passing,
+            model, None if self.train is None else open_source(self.train), open_source(self.test),
+            n_blocks=self.n_blocks, avgpool=self.avgpool, rates=self.rates, epochs=self.epochs,
+            batch=self.batch, views=self.views, standardize=self.standardize,
+            as_published=self.as_published, weights=self.weights, save=self.save,
+            random_init=self.random_init, passing=passing,
         )  # fmt: skip
 
 
@@ -145,11 +154,11 @@ class LowShot(Labeled):
     per_class: tuple[int, ...] = low_shot.PER_CLASS
     """Labels of each class."""
     repeats: int = low_shot.REPEATS
-    """Draws of labels; mean and deviation over them are told."""
+    """Draws of labels; figures are the mean and the deviation over them."""
     k: int = low_shot.K
     """Neighbors that vote."""
     strength: float = low_shot.STRENGTH
-    """Of the fit of the linear layer: the inverse of its penalty."""
+    """Inverse of the penalty on the linear layer's weights; more fits the few labels closer."""
 
     def run(self, model: Model, passing: Passing) -> low_shot.LowShotResult:
         return low_shot.evaluate(
@@ -189,14 +198,16 @@ class Masked(Common):
     masks: Path | None = None
     """Folder of mask files, named as the images; without, the data's own (as `scenes` have)."""
     size: int | None = None
-    """Short side in pixels; by default the lens's."""
+    """Short side in pixels; None: 28 patches, or what the model was trained at."""
 
 
 @dataclass
 class Attention(Masked):
     """Attention as segmentation: mean IoU of the best head per object, 60 % of the mass kept."""
 
-    keep: float = 0.6
+    size: int | None = attention.SIZE
+    """Short side in pixels, as published; None: 28 patches, or what the model was trained at."""
+    keep: float = attention.KEEP
     """Share of a head's attention that makes its mask."""
     layer: int = -1
     """Which block's heads; -1 is the last."""
@@ -212,10 +223,10 @@ class Attention(Masked):
 class Cut(Masked):
     """What protocols that cut objects out without labels take."""
 
-    tau: float = 0.2
-    """Cosine from which two patches are joined."""
+    tau: float = objects.TAU
+    """Patches whose cosine is above this are joined."""
     as_published: bool = False
-    """Every image at its own size, keys never centered."""
+    """Feed images as the published scripts do, about as large as they are; never center keys."""
 
 
 @dataclass
@@ -233,8 +244,8 @@ class Objects(Cut):
 class Saliency(Cut):
     """Saliency: max F-beta, IoU and accuracy of a soft map against the foreground."""
 
-    map: saliency.Map = "eigenvector"
-    """cut (the published mask), eigenvector, or attention (mean of the heads)."""
+    map: saliency.Map = "cut"
+    """cut (a mask, as published), eigenvector (the soft solution), attention (mean of heads)."""
 
     def run(self, model: Model, passing: Passing) -> saliency.SaliencyResult:
         return saliency.evaluate(
@@ -251,13 +262,13 @@ class Video(Common):
     """A folder laid out as DAVIS: JPEGImages/ and Annotations/."""
     size: int = video.SIZE
     """Short side in pixels."""
-    frames: int = 7
-    """Last frames in the context, beside the first."""
-    radius: int = 12
-    """Patches each way that a label may come from; 0 for any."""
-    topk: int = 5
-    """Patches of the context that a patch takes its label from."""
-    temperature: float = 0.1
+    frames: int = video.Propagation.frames
+    """Last frames that labels come from, beside the first."""
+    radius: int = video.Propagation.radius
+    """How many patches away, each way, a label may come from; 0: any number."""
+    topk: int = video.Propagation.topk
+    """Patches that a patch takes its label from."""
+    temperature: float = video.Propagation.temperature
     """Affinity is exp(cosine / temperature)."""
     videos: tuple[str, ...] | None = None
     """These videos alone."""
@@ -288,7 +299,7 @@ class Retrieval(Common):
     multiscale: bool | None = None
     """Mean of three scales; as published if not given."""
     as_published: bool = False
-    """Ask with whole images instead of their boxes, divide by the norm of the batch."""
+    """Ask with whole images instead of their boxes."""
 
     def run(self, model: Model, passing: Passing) -> retrieval.RetrievalResult:
         return retrieval.evaluate(
@@ -307,7 +318,7 @@ class Copies(Common):
     pairs: Path | None = None
     """CSV with the columns copy and original; without, names tell what belongs together."""
     distractors: str | None = None
-    """Images to be searched as well, which nothing is a copy of."""
+    """More images to search among, of which no copy was made."""
     whitening: str | None = None
     """Images that whitening is learned from; without, features are not whitened."""
     whitening_dim: int | None = None
@@ -337,12 +348,12 @@ class Measures(Common):
     other: tuple[str, ...] = ()
     """More models, to count the neighbors that they share."""
     corruptions: tuple[str, ...] = tuple(STRENGTHS)
-    """What is done to the images; each at every severity is a pass over them."""
+    """What is done to the images; each, at each severity, is one more pass over them."""
     severities: tuple[int, ...] = unlabeled.SEVERITIES
-    """How strongly, of 1 to 5."""
-    k: int = 10
+    """How strongly, from 1 to 5."""
+    k: int = unlabeled.K
     """Neighbors that are compared."""
-    views: int = 2
+    views: int = unlabeled.VIEWS
     """Augmented views of each image, for alignment."""
 
     def run(self, model: Model, passing: Passing) -> unlabeled.UnlabeledResult:
@@ -374,7 +385,7 @@ class Report:
     """Saved figures of any models and protocols as one table and one page with pictures."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """What protocols saved by --json."""
+    """JSON files that protocols saved with --json."""
     out: Path = Path("report.html")
     """Where the page goes; it needs no other file."""
     device: str = "auto"

@@ -186,12 +186,35 @@ def test_two_processes_find_what_one_finds(
         assert not list(temporary.glob("dino-pass-*"))
 
 
-def test_every_setting_of_a_protocol_is_a_flag(script: Any) -> None:
+def test_a_saved_linear_layer_is_judged_without_training_images(run: Any, tmp_path: Path) -> None:
+    layer, test = tmp_path / "layer.safetensors", ["--test", "scenes:100-124"]
+    trained = run("linear", "--train", SCENES, *test, "--epochs", 3, "--save", layer)
+    given = run("linear", *test, "--weights", layer)
+    assert (given["top1"], given["top5"]) == (trained["top1"], trained["top5"])
+    assert given["weights"] == str(layer) and given["random_init"] is None
+
+
+def test_training_needs_training_images(run: Any, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("linear", "--test", SCENES)
+    assert ended.value.code == 2 and "train: name images to learn from" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_protocol_is_a_flag_of_the_same_default(script: Any) -> None:
     modules = {"measures": script.unlabeled}
     for name, kind in script.PROTOCOLS.items():
         module = modules.get(name) or getattr(script, name.replace("-", "_"))
-        settings = set(inspect.signature(module.evaluate).parameters)
-        settings -= {"model", "source", "passing", "random_init", "seed"}
-        settings -= {"originals", "copies"}  # both lie in `data`
-        flags = {one.name for one in fields(kind)} - COMMON - {"data"}
-        assert flags >= settings - {"data"}, f"{name}: {settings - flags}"
+        settings = dict(inspect.signature(module.evaluate).parameters)
+        for ours in ("model", "source", "passing", "seed", "originals", "copies"):
+            settings.pop(ours, None)  # `data` holds the last two
+        flags = {one.name: one.default for one in fields(kind)}
+        assert flags.keys() >= settings.keys(), f"{name}: {settings.keys() - flags.keys()}"
+        assert flags.keys() <= settings.keys() | COMMON | {"data"}, "a flag that sets nothing"
+        for setting, parameter in settings.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert flags[setting] == parameter.default, f"{name} --{setting}"
+
+
+def test_flags_of_all_protocols_have_the_defaults_of_passes(script: Any) -> None:
+    for name in ("batch_size", "workers"):
+        assert getattr(script.Common, name) == getattr(script.Passing, name)
