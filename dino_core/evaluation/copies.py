@@ -139,8 +139,9 @@ def evaluate(
     `whitening`: images that whitening is learned from, `whitening_dim` axes of it (None: as many
     as they span); `size`: pixels a side, rounded down to whole patches.
 
-    The published covariance is that of features which are not centered, though what it whitens is;
-    here it is centered, and `as_published` repeats the published one.
+    The published covariance is that of features which are not centered, though what it whitens is,
+    and all axes are kept, also those that too few images cannot tell. Here it is centered, and axes
+    are those that the images span; `as_published` repeats the published way.
 
     Raises `UserError` when no copy belongs to an original, for a table that names what is not
     there, or when too few images can be read.
