@@ -24,7 +24,8 @@ Ours differs where the published code is wrong or stops: red is divided by 0.229
 void pixels are not scored (there they are background), unless `as_published`; square frames (fed
 lying, their mask standing, there); other patch sizes, other `size` (the 64 px shrink with it);
 frames that shrink by more than half again are antialiased; gray masks; gaps in the numbers of
-objects (there a missing number is an object that is always right); frames without a mask.
+objects (there a missing number is an object that is always right); frames without a mask; frames of
+another size than their video's first, which are fed at its size, with a note.
 """
 
 from collections import defaultdict
