@@ -45,18 +45,19 @@ class Setting:
 
     def difference(self, result: Mapping[str, Any]) -> str | None:
         """`temperature 0.07 (here 0.1)`; None where the setting is the published one."""
-        values = [_field(result, name) for name in self.fields]
-        if self.holds(*values):
+        values = {name: _field(result, name) for name in self.fields}
+        if self.holds(*values.values()):
             return None
-        pairs = zip(self.fields, values, strict=True)
-        told = [self._plain(name, value) for name, value in pairs if value != ""]
-        return f"{self.told} (here {', '.join(told)})"
+        told = {name: self._plain(value) for name, value in values.items() if value != ""}
+        if len(told) == 1:
+            return f"{self.told} (here {next(iter(told.values()))})"
+        named = (f"{name.replace('_', ' ')} {text}" for name, text in told.items())
+        return f"{self.told} (here {', '.join(named)})"
 
-    def _plain(self, field: str, value: Any) -> str:
+    def _plain(self, value: Any) -> str:
         if value is None:
             return self.unset
-        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-        return text if len(self.fields) == 1 else f"{field.replace('_', ' ')} {text}"
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

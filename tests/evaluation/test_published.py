@@ -14,6 +14,7 @@ from dino_core.evaluation.published import (
     KNOWN_BY,
     TIMM_NAMES,
     architecture_named,
+    other_settings,
     published,
     recognized,
 )
@@ -111,6 +112,97 @@ def test_oxford_is_told_by_its_ground_truth():
     oxford = {"ground_truth": "roxford5k", "queries": 70, "images": 4993}
     assert recognized("retrieval", oxford) == "revisited Oxford"
     assert recognized("retrieval", oxford | {"ground_truth": "mine"}) is None
+
+
+def test_imagenet_is_recognized_for_a_given_layer_which_nothing_was_trained_for():
+    assert recognized("linear", IMAGENET | {"train_images": 0}) == "ImageNet"
+    assert recognized("knn", IMAGENET | {"train_images": 0}) is None
+
+
+# A result as it is published, and by protocol: one field that differs, and what is said of it.
+AS_PUBLISHED = {
+    "knn": {"temperature": 0.07, "k": 20},
+    "linear": {"as_published": True, "epochs": 100, "n_blocks": 4, "avgpool": False, "weights": ""},
+    "attention": {"keep": 0.6, "layer": -1, "size": 480},
+    "video": {
+        "size": 480,
+        "settings": {"frames": 7, "radius": 12, "topk": 5, "temperature": 0.1},
+    },
+    "retrieval": {"size": 224, "multiscale": False, "as_published": True},
+    "copies": {"size": 320, "whitening": "others"},
+}
+FIRST = {
+    protocol: next(
+        one for one in FIGURES if one.protocol == protocol and "224 px" not in one.training
+    )
+    for protocol in AS_PUBLISHED
+}
+OTHERWISE = [
+    ("knn", "temperature", 0.1, "temperature 0.07 (here 0.1)"),
+    ("knn", "k", 5, "k of 10, 20, 100 or 200 (here 5)"),
+    ("linear", "as_published", False,
+     "new crops in each epoch and the best epoch on test, --as-published (here no)"),
+    ("linear", "epochs", 30, "epochs 100 (here 30)"),
+    ("linear", "n_blocks", 2,
+     "4 blocks, or 1 with the mean patch token (here n blocks 2, avgpool no)"),
+    ("attention", "keep", 0.5, "keep 0.6 (here 0.5)"),
+    ("attention", "layer", 3, "the last layer (here 3)"),
+    ("attention", "size", None, "size 480 (here default)"),
+    ("video", "size", 160, "size 480 (here 160)"),
+    ("video", "settings", {**AS_PUBLISHED["video"]["settings"], "frames": 5},
+     "frames 7 (here 5)"),
+    ("video", "settings", {**AS_PUBLISHED["video"]["settings"], "radius": 0},
+     "radius 12 (here 0)"),
+    ("video", "settings", {**AS_PUBLISHED["video"]["settings"], "topk": 1}, "topk 5 (here 1)"),
+    ("video", "settings", {**AS_PUBLISHED["video"]["settings"], "temperature": 1.0},
+     "temperature 0.1 (here 1.0)"),
+    ("retrieval", "size", 512, "size 224 (here 512)"),
+    ("retrieval", "multiscale", True, "one scale (here yes)"),
+    ("retrieval", "as_published", False,
+     "queries that are whole images, --as-published (here no)"),
+    ("copies", "size", 224, "size 320 (here 224)"),
+    ("copies", "whitening", None, "whitened (here not)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", list(AS_PUBLISHED))
+def test_the_published_settings_are_no_others(protocol):
+    assert other_settings(FIRST[protocol], AS_PUBLISHED[protocol]) == []
+
+
+@pytest.mark.parametrize(("protocol", "field", "value", "said"), OTHERWISE)
+def test_each_other_setting_is_said(protocol, field, value, said):
+    ours = AS_PUBLISHED[protocol] | {field: value}
+    assert other_settings(FIRST[protocol], ours) == [said]
+
+
+def test_all_that_differs_is_said_and_what_a_result_lacks_differs():
+    assert other_settings(FIRST["knn"], {"temperature": 1, "k": 3}) == [
+        "temperature 0.07 (here 1)",
+        "k of 10, 20, 100 or 200 (here 3)",
+    ]
+    assert all(other_settings(one, {}) for one in FIGURES)
+
+
+def test_a_given_linear_layer_was_trained_elsewhere():
+    given = {"as_published": False, "epochs": 0, "n_blocks": 1, "avgpool": True, "weights": "l.pth"}
+    assert other_settings(FIRST["linear"], given) == []
+
+
+def test_paris_is_asked_at_several_scales_and_each_copy_detector_has_its_size():
+    paris = {"size": 512, "multiscale": True, "as_published": True}
+    assert all(not other_settings(one, paris) for one in published("retrieval", "revisited Paris"))
+    for one in published("copies"):
+        (size,) = [int(word) for word in one.training.split() if word.isdigit()]
+        assert not other_settings(one, {"size": size, "whitening": "others"})
+
+
+def test_settings_are_fields_that_results_have():
+    for one in FIGURES:
+        names = {field.name for field in fields(RESULTS[one.protocol])}
+        assert one.settings
+        for setting in one.settings:
+            assert {name.partition(".")[0] for name in setting.fields} <= names
 
 
 def test_architectures_are_those_of_timm():

@@ -215,19 +215,35 @@ class Board:
 
     @property
     def behind(self) -> list[str]:
-        """For each model that its untrained twin beats somewhere: where, and how to read it."""
-        remarks = []
-        every = [one for group in self.groups for one in group.results]
-        for model, name in names_of(every).items():
-            both = [
-                (group, behind)
-                for group in self.groups
-                for result in group.results
-                if result.model == model and (behind := result.behind)
+        """For each model that its untrained twin beats somewhere: where; then what that means."""
+        every = [(group, result) for group in self.groups for result in group.results]
+        names = names_of([result for _, result in every])
+        told, of_masks = [], set()
+        for name in [row.name for row in self.rows if row.kind == "model"]:
+            beaten = [
+                (group.first.described, result.behind)
+                for group, result in every
+                if names[result.model] == name and result.behind
             ]
-            if both:
-                remarks.append(_behind(name, both))
-        return remarks
+            of_masks |= {protocol.masks for protocol, _ in beaten}
+            where = [f"{protocol.title} ({_shortly(what)})" for protocol, what in beaten]
+            told += [f"{name} is behind its untrained twin in {', '.join(where)}."] if where else []
+        return told + [sentence for kind, sentence in MEANING.items() if kind in of_masks]
+
+
+MEANING = {  # of being behind on masks, and elsewhere
+    True: (
+        "On masks that happens to models trained briefly, or on images without such objects: they "
+        "look at what surrounds the objects, while what an untrained network makes of an image "
+        "still follows its colors and edges."
+    ),
+    False: "Where classes or correspondence are asked for, training has not helped there.",
+}
+
+
+def _shortly(figures: Sequence[str]) -> str:
+    """The first, and how many more."""
+    return figures[0] + (f" and {len(figures) - 1} more" if len(figures) > 1 else "")
 
 
 def names_of(results: Sequence[Record]) -> dict[tuple[str, str], str]:
@@ -238,26 +254,6 @@ def names_of(results: Sequence[Record]) -> dict[tuple[str, str], str]:
         (spec, digest): spec if specs.count(spec) == 1 else f"{spec} ({digest[:8]})"
         for spec, digest in models
     }
-
-
-def _behind(model: str, both: Sequence[tuple[Group, Sequence[str]]]) -> str:
-    """One sentence on where, and what that means on masks and elsewhere."""
-    told = []
-    for group, (first, *rest) in both:
-        more = f" and {len(rest)} more" if rest else ""
-        told.append(f"{group.first.described.title} ({first}{more})")
-    sentence = f"{model} is behind its untrained twin in {', '.join(told)}."
-    of_masks = [group.first.described.masks for group, _ in both]
-    if any(of_masks):
-        sentence += (
-            " On masks that happens to models trained briefly, or on images without such objects: "
-            "they look at what surrounds the objects, while what an untrained network makes of an "
-            "image still follows its colors and edges."
-        )
-    if not all(of_masks):
-        where = "In the other figures" if any(of_masks) else "There"
-        sentence += f" {where} training has not helped."
-    return sentence
 
 
 def board_of(files: Sequence[Path]) -> Board:

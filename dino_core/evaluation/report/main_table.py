@@ -9,12 +9,13 @@ from dino_core.evaluation.report.values import after
 def main_table(board: Board) -> str:
     """The table, how it is to be read, and where a model is behind its untrained twin."""
     body = "".join(_row(board, row) for row in board.rows)
-    remarks = "".join(f"<p class='remark'>{escaped(one)}</p>" for one in board.behind)
+    behind = "".join(f"<p>{escaped(one)}</p>" for one in board.behind)
+    remark = f"<div class='remark'>{behind}</div>" if behind else ""
     return (
         "<div class='board'><div class='scroll' tabindex='0' role='region' "
         f"aria-label='All figures'><table class='figures'><thead>{_heads(board)}</thead>"
         f"<tbody>{body}</tbody></table></div></div>"
-        f"<p class='legend'>{' '.join(_legend(board))}</p>{remarks}"
+        f"<p class='legend'>{' '.join(_legend(board))}</p>{remark}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,15 @@ LEGEND = "Bright and tinted: what the model covers. Yellow line: the objects."
 
 def masks(record: Record, pictures: Pictures) -> list[str]:
     """The best and the worst images with what the model covers, and single heads."""
-    scores = scored(record.values.get("images_scored"))
-    shown = []
-    if scores:
-        opened = _opened(record, pictures)
-        best, worst = best_and_worst(scores, MOST_MASKS)
-        shown = [
-            _gallery("Best masks", best, record, opened, pictures),
-            _gallery("Worst masks", worst, record, opened, pictures),
-        ]
-        if any("<img" in one for one in shown):
-            shown.append(f"<p class='legend'>{LEGEND}</p>")
+    best, worst = best_and_worst(scored(record.values.get("images_scored")), MOST_MASKS)
+    opened = _opened(record, pictures) if best else None
+    drawn: dict[str, str] = {}
+    if opened is not None:  # by turns, so that both have some where there is no room for all
+        for name, _ in [one for pair in zip_longest(best, worst) for one in pair if one]:
+            drawn[name] = _masked(name, record, opened, pictures)
+    shown = [_gallery("Best masks", best, drawn), _gallery("Worst masks", worst, drawn)]
+    if any(drawn.values()):
+        shown.append(f"<p class='legend'>{LEGEND}</p>")
     heads = [number(one) for one in listed(record.values.get("per_head"))]
     each = [Bar(f"head {n}", 100 * one) for n, one in enumerate(heads) if one is not None]
     return [*shown, bars("One head for all objects, IoU in %", each)]
@@ -65,23 +64,14 @@ def _opened(record: Record, pictures: Pictures) -> _Opened | None:
     return _Opened(model, here, found)
 
 
-def _gallery(
-    title: str,
-    scores: Sequence[tuple[str, float]],
-    record: Record,
-    opened: _Opened | None,
-    pictures: Pictures,
-) -> str:
-    """Images with their scores; without pictures where they cannot be made."""
-    figures = []
-    for name, score in scores:
-        picture = "" if opened is None else _masked(name, record, opened, pictures)
-        figures.append(
-            f"<figure>{picture}<figcaption><span title='{escaped(name)}'>{escaped(name)}</span>"
-            f"<em>{100 * score:.1f}</em></figcaption></figure>"
-        )
-    inside = f"<div class='masks'>{''.join(figures)}</div>" if figures else ""
-    return block(f"{title}, IoU in %", inside)
+def _gallery(title: str, scores: Sequence[tuple[str, float]], drawn: Mapping[str, str]) -> str:
+    """Images with their scores; without pictures where none were drawn."""
+    figures = "".join(
+        f"<figure>{drawn.get(name, '')}<figcaption><span title='{escaped(name)}'>{escaped(name)}"
+        f"</span><em>{100 * score:.1f}</em></figcaption></figure>"
+        for name, score in scores
+    )
+    return block(f"{title}, IoU in %", f"<div class='masks'>{figures}</div>" if figures else "")
 
 
 def _masked(name: str, record: Record, opened: _Opened, pictures: Pictures) -> str:
