@@ -546,10 +546,10 @@ def loaded(model, monkeypatch):
     return model
 
 
-def judged(protocol, model, name, **how):
+def judged(protocol, model, name, data="scenes:2", **how):
     how |= {"random_init": False, "passing": Passing(workers=0)}
     size = {} if how.get("as_published") else {"size": 64}
-    result = protocol.evaluate(model, open_source("scenes:4"), **size, **how)
+    result = protocol.evaluate(model, open_source(data), **size, **how)
     return {"protocol": name} | json.loads(json.dumps(result.as_dict()))
 
 
@@ -562,7 +562,7 @@ def judged(protocol, model, name, **how):
      (saliency, "saliency", {"map": "cut", "as_published": True})],
 )  # fmt: skip
 def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
-    values, source = judged(protocol, model, name, **how), open_source("scenes:4")
+    values, source = judged(protocol, model, name, **how), open_source("scenes:2")
     masks = find_masks(source, None)
     for id, score in values["images_scored"]:
         i = list(source.ids).index(id)
@@ -572,6 +572,12 @@ def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
         both, either = found & truth.foreground, found | truth.foreground
         # a level of 1/255 beside one half may fall on either side
         assert both.sum() / either.sum() == pytest.approx(score, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def scored(model):
+    """Figures of attention on four images."""
+    return judged(attention, model, "attention", data="scenes:4")
 
 
 def test_covered_is_tinted_the_rest_is_gray_and_objects_are_outlined():
@@ -584,10 +590,9 @@ def test_covered_is_tinted_the_rest_is_gray_and_objects_are_outlined():
     assert tuple(drawn[10, 20]) == mask_cards.TRUE == tuple(drawn[29, 20])
 
 
-def test_best_and_worst_masks_are_shown(loaded, made):
-    values = judged(attention, loaded, "attention")
-    page = made(values)
-    ordered = sorted(values["images_scored"], key=lambda one: -one[1])
+def test_best_and_worst_masks_are_shown(loaded, made, scored):
+    page = made(scored)
+    ordered = sorted(scored["images_scored"], key=lambda one: -one[1])
     assert [one["alt"] for one in page.images] == [
         *(name for name, _ in ordered[:2]),
         *(name for name, _ in ordered[::-1][:2]),
@@ -595,31 +600,30 @@ def test_best_and_worst_masks_are_shown(loaded, made):
     assert f"{100 * ordered[0][1]:.1f}" in page.text
 
 
-def test_another_model_of_that_name_draws_no_masks(loaded, made):
-    page = made(judged(attention, loaded, "attention") | {"model_hash": "other"})
+def test_another_model_of_that_name_draws_no_masks(loaded, made, scored):
+    page = made(scored | {"model_hash": "other"})
     assert not page.images and "is not the model any more it was then" in page.text
 
 
 @pytest.mark.parametrize("odd", [{"layer": 99}, {"size": 10**6}, {"size": -3}, {"keep": 9.0}])
-def test_settings_that_cannot_be_are_no_end_of_the_report(loaded, made, odd):
-    assert "Best masks" in made(judged(attention, loaded, "attention") | odd).text
+def test_settings_that_cannot_be_are_no_end_of_the_report(loaded, made, odd, scored):
+    assert "Best masks" in made(scored | odd).text
 
 
-def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch):
-    values = judged(attention, loaded, "attention")
-    page = made(values | {"masks": str(tmp_path / "gone")})
+def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch, scored):
+    page = made(scored | {"masks": str(tmp_path / "gone")})
     assert not page.images and "no such folder of masks" in page.text
 
     def gone(spec, device):
         raise UserError(f"{spec}: no such model")
 
     monkeypatch.setattr(opening, "load_model", gone)
-    assert "the model cannot be opened: tiny: no such model" in made(values).text
+    assert "the model cannot be opened: tiny: no such model" in made(scored).text
 
 
 def test_masks_that_changed_since_are_not_drawn(made, tmp_path, loaded):
-    source = open_source("scenes:4")
-    for i in range(4):
+    source = open_source("scenes:2")
+    for i in range(2):
         Image.fromarray(source.image(i)).save(tmp_path / f"{i}.png")
         Image.fromarray(source.mask(i)).save(folder(tmp_path / "masks") / f"{i}.png")
     data, where = open_source(tmp_path), tmp_path / "masks"
@@ -628,7 +632,7 @@ def test_masks_that_changed_since_are_not_drawn(made, tmp_path, loaded):
     )
     values = {"protocol": "attention"} | json.loads(json.dumps(result.as_dict()))
     values["data_hash"] = source_hash(open_source(tmp_path))
-    assert len(made(values).images) == 4
+    assert len(made(values).images) == 2
     Image.fromarray(~source.mask(0)).save(where / "0.png")
     os.utime(where / "0.png", (0, 0))
     values["data_hash"] = source_hash(open_source(tmp_path))  # masks lie among the images here
@@ -653,11 +657,10 @@ def test_nothing_is_fetched_for_pictures(made, monkeypatch, spec):
     assert opening.Opening().model(spec, "any")[1].endswith("and weights files are opened")
 
 
-def test_no_model_is_loaded_before_its_data_are_found(made, loaded, monkeypatch):
-    values = judged(attention, loaded, "attention")
+def test_no_model_is_loaded_before_its_data_are_found(made, loaded, monkeypatch, scored):
     monkeypatch.setattr(opening, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
-    assert not made(values | {"data_hash": "other"}).images
-    assert not made(values | {"masks": "nowhere"}).images
+    assert not made(scored | {"data_hash": "other"}).images
+    assert not made(scored | {"masks": "nowhere"}).images
 
 
 def test_the_page_is_made_for_phones_and_for_the_night(made):
