@@ -10,7 +10,6 @@ exp(similarity / 0.07), k = 10, 20, 100 and 200, of which the best is reported.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Self
 
 import numpy as np
@@ -122,9 +121,10 @@ def evaluate(
 def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
     """The protocol for one model, or for raw pixels where there is none."""
     train, test, passing = asked.train, asked.test, asked.passing
-    look = None if model is None else partial(features, model, look=kind_look(model))
     voters, judged = (
-        pixel_features(source, passing) if look is None else look(source=source, passing=passing)
+        pixel_features(source, passing)
+        if model is None
+        else features(model, source, kind_look(model), passing)
         for source in (train, test)
     )
     assert train.labels is not None

@@ -83,8 +83,11 @@ class LinearResult(ClassesResult):
             how = f"{Seen(row.n_blocks, row.avgpool)}"
             if not row.weights:
                 how += f", lr {row.lr:g}, epoch {row.epoch} of {row.epochs}"
+            if row.as_published:
+                how += ", the best on test"
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
-        lines.append(f"{self.test_images:,} test images, {self.train_images:,} to learn from")
+        learned = f"{self.train_images:,} to learn from" if not self.weights else self.weights
+        lines.append(f"{self.test_images:,} test images, {learned}")
         lines += [f"{a} taken for {b}: {count:,}" for a, b, count, _ in self.confusions[:3]]
         return "\n".join(lines + self.notes)
 
@@ -126,14 +129,14 @@ def evaluate(
     crops of each training image take turns with the center crop, an epoch each; that costs as many
     passes. Without `standardize` heads learn from raw features.
 
-    `as_published` trains one head, the published rate on the first features named, raw, on new
-    random crops in each epoch (a pass each: 100 times the time, and the room where passes are
-    kept), and reports the best epoch on test. `weights` evaluates a linear layer that was trained
-    elsewhere; `train` then only names its classes, and may be None where test has them all. `save`
-    writes the head that was judged as safetensors.
+    `as_published` trains one head at the published rate, always on raw features, on new random
+    crops in each epoch (a pass each: 100 times the time), and reports the best epoch on test; it
+    goes on where it was stopped. `weights` evaluates a linear layer that was trained elsewhere;
+    `train` then only names its classes (sorted, where the file does not), and may be None where
+    test has them all. `save` writes the head that was judged as safetensors.
 
     Raises `UserError` when either source has no labels, they share no class, train has fewer than
-    two classes, they are the same images, or weights do not fit.
+    two classes, they are the same images, weights do not fit, or settings contradict each other.
     """
     setup = Setup(
         None if n_blocks is None else tuple(n_blocks),
@@ -145,20 +148,34 @@ def evaluate(
         return _given(model, train, test, Path(weights), setup, passing)
     if train is None:
         raise UserError("train: name images to learn from, or linear weights to evaluate")
-    if save is not None and distributed.is_main():
+    return _trained(model, train, test, setup, save, random_init, passing)
+
+
+def _trained(
+    model: Model,
+    train: Source,
+    test: Source,
+    setup: Setup,
+    save: Path | None,
+    random_init: bool,
+    passing: Passing,
+) -> LinearResult:
+    """The accuracy of a head that is trained here, and of the same for the untrained backbone."""
+    save = save if distributed.is_main() else None  # the others compute the same head
+    if save is not None:
         check_writable(save)  # before hours of computing
     labels, notes = labels_as_in(train, test, "a linear classifier")
     asked = _Asked(test, labels, len(train.classes), names_of(train, test))
 
     def judge(one: Model) -> tuple[LinearResult, Learned]:
-        if as_published:
+        if setup.as_published:
             learned = learn_as_published(train, test, labels, setup, one, passing)
         else:
             learned = choose(train, setup, one, passing)
         return _judged(one, train, asked, learned, setup, passing), learned
 
     result, learned = judge(model)
-    if save is not None and distributed.is_main():
+    if save is not None:
         linear = replace(learned.linear, classes=train.classes)
         write_linear_weights(save, linear, model.hash)
     if random_init:

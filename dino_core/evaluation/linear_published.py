@@ -255,5 +255,7 @@ def _meet(folder: Path, passing: Passing) -> None:
     if not distributed.is_main():
         (folder / MET.format(distributed.rank())).touch()
         return
-    while len(list(folder.glob(MET.format("*")))) < distributed.world_size() - 1:
+    while len(met := list(folder.glob(MET.format("*")))) < distributed.world_size() - 1:
         time.sleep(PAUSE)
+    for mark in met:
+        mark.unlink()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from dino_core.data import Source, open_source
@@ -27,6 +27,7 @@ from dino_core.rng import permutation
 WIDTH = 24
 QUICK: dict[str, Any] = {"epochs": 12, "rates": (0.01, 0.1, 1.0), "random_init": False}
 HERE = Passing(workers=0)
+KEPT = ("whole", "keep")
 
 
 def test_features_are_class_tokens_by_block_then_the_mean_patch_token(model: Model) -> None:
@@ -157,6 +158,7 @@ def test_a_published_layer_is_judged_with_its_columns_in_order(
     result = linear.evaluate(model, None, source, weights=tmp_path / "layer.pth", passing=HERE)
     assert result.top1 == pytest.approx(100 * (taken == labels).mean())
     assert result.weights.endswith("layer.pth") and (result.lr, result.epoch) == (0, 0)
+    assert f"12 test images, {tmp_path / 'layer.pth'}" in result.table().splitlines()
 
 
 def saved_layer(path: Path, classes: int, width: int = WIDTH) -> Path:
@@ -170,16 +172,15 @@ def saved_layer(path: Path, classes: int, width: int = WIDTH) -> Path:
 def test_classes_that_a_file_does_not_name_are_the_sorted_ones(
     model: Model, train: Path, test: Path, tmp_path: Path
 ) -> None:
-    rows = ["path,label"]  # a table names its classes in any order
-    for name in ("c", "a", "b"):
-        rows += [f"{path.relative_to(tmp_path)},{name}" for path in (train / name).iterdir()]
-    (tmp_path / "all.csv").write_text("\n".join(rows))
+    shuffled = open_source(train)  # not all collections name their classes in order
+    shuffled.classes = ["c", "a", "b"]
+    shuffled.labels = (shuffled.labels + 1) % 3
     path, wanted = saved_layer(tmp_path / "layer.pth", 3), open_source(test)
     state = torch.load(path)
     found = features(model, wanted, linear_features.look_at(model, 1, False), HERE)
     taken = (torch.from_numpy(found.array) @ state["linear.weight"].T).argmax(1).numpy()
     truth = wanted.labels + 1  # b and c of a, b, c
-    for source in (open_source(train), open_source(tmp_path / "all.csv")):
+    for source in (open_source(train), shuffled):
         result = linear.evaluate(model, source, wanted, weights=path, passing=HERE)
         assert result.top1 == pytest.approx(100 * (taken == truth).mean())
         assert (result.classes, result.train, result.train_images) == (3, source.spec, 0)
@@ -347,6 +348,7 @@ def test_as_published_is_one_rate_on_new_crops_and_the_best_epoch_on_test(
     assert result.epoch == 1 + ranked.index(max(ranked))
     assert (result.lr, result.held_out, result.sweep) == (0.001, None, [])
     assert result.as_published and not result.standardized
+    assert f"epoch {result.epoch} of 3, the best on test" in result.table()
     assert (result.train_images, result.test_images, result.batch) == (36, 12, 32)
 
 
@@ -402,7 +404,7 @@ def test_a_stopped_run_goes_on_at_its_epoch_and_ends_the_same(
     stop_at: int,
 ) -> None:  # fmt: skip
     crops = Crops(monkeypatch)
-    whole = as_published(model, train, test, HERE)
+    whole = as_published(model, train, test, Passing(keep=tmp_path / "whole", workers=0))
     passing = Passing(keep=tmp_path / "keep", workers=0, batch_size=4)
     crops.views, crops.stop_at = [], stop_at
     with pytest.raises(KeyboardInterrupt):
@@ -413,6 +415,8 @@ def test_a_stopped_run_goes_on_at_its_epoch_and_ends_the_same(
     crops.views, crops.stop_at = [], -1
     again = as_published(model, train, test, passing)
     assert again.as_dict() == whole.as_dict()
+    ends = [load_file(next((tmp_path / name).rglob("head.safetensors"))) for name in KEPT]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0] | ends[1])
     assert set(crops.views) == set(range(at_work, 5))
     assert crops.views.count(at_work) <= 36 - (stop_at % 36 - 3)  # what whole batches had is kept
     assert not list(place.glob("crop-*"))
