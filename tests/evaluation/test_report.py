@@ -21,6 +21,7 @@ from dino_core.data import open_source
 from dino_core.errors import UserError
 from dino_core.evaluation import attention, objects, report, saliency
 from dino_core.evaluation.attentive import AttentiveResult
+from dino_core.evaluation.classes import Confusion
 from dino_core.evaluation.copies import CopiesResult
 from dino_core.evaluation.knn import KnnResult
 from dino_core.evaluation.linear import LinearResult
@@ -32,6 +33,7 @@ from dino_core.evaluation.report import page as pages
 from dino_core.evaluation.report.board import board_of
 from dino_core.evaluation.report.protocols import PROTOCOLS
 from dino_core.evaluation.report.terminal import written
+from dino_core.evaluation.report.values import confusions
 from dino_core.evaluation.retrieval import RetrievalResult
 from dino_core.evaluation.unlabeled import UnlabeledResult
 from dino_core.evaluation.video import VideoResult
@@ -301,6 +303,7 @@ def test_shares_of_mistakes_without_the_data(made):
     page = made(knn(top1=40.0, test_images=10, confusions=[["cat", "dog", 3]]))  # 6 mistakes
     assert "3 images, 50% of all mistakes" in page.text
     assert "no pictures, for the data cannot be opened: nowhere/val" in page.text
+    assert "<h4>Most confused classes</h4>" in page.raw, "a title that promises no pictures"
 
 
 @pytest.mark.parametrize(
@@ -454,6 +457,12 @@ def test_the_images_that_were_confused_are_shown_where_they_are_known(tmp_path, 
     assert "red, taken for blue" in page.text and "examples of blue" in page.text
 
 
+def test_confusions_are_read_as_protocols_write_them():
+    wrong = Confusion("a", "b", 7, ["a/1.jpg"])
+    read = confusions(json.loads(json.dumps([wrong, wrong[:3], wrong[:2], [1, "b", 2, []]])))
+    assert read == [wrong, (*wrong[:3], [])]
+
+
 def test_a_class_that_only_train_has_is_shown_from_there(tmp_path, colored, made):
     (tmp_path / "train" / "violet").mkdir(parents=True)
     (tmp_path / "train" / "red").mkdir()
@@ -511,6 +520,7 @@ def test_pictures_are_bounded_and_what_is_left_out_is_said(colored, made, monkey
     assert 0 < len(half.images) < 8
     assert sum(len(one["src"]) for one in half.images) <= pages.BYTES + 40 * len(half.images)
     assert "further pictures are left out" in half.text
+    assert "nowhere/train" not in " ".join(re.findall(r"<li>(.*?)</li>", half.raw)), "not asked for"
 
 
 def test_cards_without_pictures_leave_their_room_to_others(colored, made, monkeypatch):
@@ -598,6 +608,16 @@ def test_best_and_worst_masks_are_shown(loaded, made, scored):
         *(name for name, _ in ordered[::-1][:2]),
     ]
     assert f"{100 * ordered[0][1]:.1f}" in page.text
+
+
+def test_the_worst_masks_have_their_share_of_the_room(loaded, made, monkeypatch, scored):
+    whole = made(scored)
+    sizes = [len(one["src"]) for one in whole.images]
+    monkeypatch.setattr(pages, "BYTES", sizes[0] + sizes[2])  # of two best, two worst
+    half = made(scored)
+    assert [one["alt"] for one in half.images] == [whole.images[n]["alt"] for n in (0, 2)]
+    assert "further pictures are left out" in half.text
+    assert whole.images[3]["alt"] not in re.sub(r"<li>.*?</li>", "", half.raw)
 
 
 def test_another_model_of_that_name_draws_no_masks(loaded, made, scored):

@@ -53,13 +53,12 @@ def _most_confused(record: Record, pictures: Pictures) -> str:
     """The most frequent mistakes, each with the images that were so confused where known."""
     found = confusions(record.values.get("confusions"))[:MOST_CONFUSIONS]
     test = pictures.data(record, "test") if found else None
-    named = any(one.examples for one in found)
     pairs = "".join(_pair(record, one, test, pictures) for one in found)
-    what = (
-        ": images that were mistaken, above examples of what they were taken for"
-        if named
-        else ", with examples of each"
-    )
+    what = ""
+    if "<img" in pairs and any(one.examples for one in found):
+        what = ": images that were mistaken, above examples of what they were taken for"
+    elif "<img" in pairs:
+        what = ", with examples of each"
     inside = f"<div class='pairs'>{pairs}</div>" if pairs else ""
     return block(f"Most confused classes{what}", inside)
 
@@ -71,9 +70,10 @@ def _pair(record: Record, one: Confused, test: Here | None, pictures: Pictures) 
         rows = [_row(f"{one.label}, taken for {one.taken_for}", above)]
     else:
         rows = [_row(f"examples of {one.label}", _examples(test, one.label, pictures))]
-    below = _examples(test, one.taken_for, pictures)
-    if not below and test is not None:  # the class may be in the training images alone
-        below = _examples(pictures.data(record, "train"), one.taken_for, pictures)
+    other = test
+    if test is not None and not len(_of_class(test.source, one.taken_for)):
+        other = pictures.data(record, "train")  # it may be a class of the training images alone
+    below = _examples(other, one.taken_for, pictures)
     rows.append(_row(f"examples of {one.taken_for}", below))
     return (
         f"<figure class='pair'><figcaption><b>{escaped(one.label)}</b> taken for "

@@ -65,11 +65,12 @@ def _opened(record: Record, pictures: Pictures) -> _Opened | None:
 
 
 def _gallery(title: str, scores: Sequence[tuple[str, float]], drawn: Mapping[str, str]) -> str:
-    """Images with their scores; without pictures where none were drawn."""
+    """Images with their scores: those with a picture, or all where there are no pictures."""
+    some = [one for one in scores if drawn.get(one[0])] or scores
     figures = "".join(
         f"<figure>{drawn.get(name, '')}<figcaption><span title='{escaped(name)}'>{escaped(name)}"
         f"</span><em>{100 * score:.1f}</em></figcaption></figure>"
-        for name, score in scores
+        for name, score in some
     )
     return block(f"{title}, IoU in %", f"<div class='masks'>{figures}</div>" if figures else "")
 
