@@ -24,6 +24,7 @@ Shapes: B images a batch, M readable images, S x T pixels, C channels.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -256,10 +257,10 @@ def _compute_each(
     left = agree([i for i, name in enumerate(items) if name not in found])
     own = left[distributed.rank() :: distributed.world_size()]
     done = len(items) - len(left)
-    with _appending(folder / ITEMS.format(distributed.rank())) as write:
-        for place, i in enumerate(own):
-            passing.progress(done + place * distributed.world_size(), len(items), message)
-            write({"item": items[i], "value": compute(i)})
+    for place, i in enumerate(own):
+        passing.progress(done + place * distributed.world_size(), len(items), message)
+        value = {"item": items[i], "value": compute(i)}
+        _append(folder / ITEMS.format(distributed.rank()), value)
     if distributed.is_main() and distributed.world_size() > 1:
         while not _values(folder).keys() >= set(items):
             time.sleep(PAUSE)
@@ -278,19 +279,15 @@ def _values(folder: Path) -> dict[str, Any]:
     return found
 
 
-@contextmanager
-def _appending(path: Path) -> Iterator[Callable[[Any], None]]:
-    """A function that appends one JSON value as a line, there for good when it returns."""
+def _append(path: Path, value: Any) -> None:
+    """Append a JSON value as a line of its own; the one before may have been cut off."""
+    line = json.dumps(value).encode() + b"\n"
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "ab+") as file:
             if file.tell():
-                file.write("\n")  # the line before may have been cut off
-
-            def write(value: Any) -> None:
-                file.write(json.dumps(value) + "\n")
-                file.flush()
-
-            yield write
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else b"\n" + line
+            file.write(line)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); make room and start again, "

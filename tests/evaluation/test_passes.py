@@ -404,10 +404,15 @@ def test_processes_share_the_items_and_all_get_all(tmp_path, monkeypatch) -> Non
     assert distributed.world_size() == 2
 
 
-def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch) -> None:
-    def full(*_: Any) -> str:
+def test_a_full_disk_is_a_sentence_and_a_lost_file_is_not_one(tmp_path, monkeypatch) -> None:
+    def lost(_: int) -> Any:
+        raise OSError(5, "Input/output error")
+
+    def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(passes.json, "dumps", full)
-    with pytest.raises(UserError, match="make room"), passes._appending(tmp_path / "a") as write:
-        write(1)
+    with pytest.raises(OSError, match="Input/output error"):
+        each("squares", {}, ITEMS, lost, Passing(tmp_path), "Squaring")
+    monkeypatch.setattr(passes, "open", full, raising=False)
+    with pytest.raises(UserError, match=r"No space left on device.*make room"):
+        each("squares", {}, ITEMS, lambda i: i * i, Passing(tmp_path), "Squaring")
