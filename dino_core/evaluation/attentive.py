@@ -140,7 +140,7 @@ class AttentiveResult(ClassesResult):
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} to learn from")
         lines.append(f"{self.gigabytes:.2g} GB of patch tokens were held")
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.confused() + self.notes)
 
 
 def evaluate(

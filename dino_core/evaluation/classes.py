@@ -44,6 +44,10 @@ class ClassesResult(Result):
     train_images: int
     test_images: int
 
+    def confused(self, most: int = 3) -> list[str]:
+        """`church taken for castle: 12`, a line each, for a table."""
+        return [f"{a} taken for {b}: {images:,}" for a, b, images, _ in self.confusions[:most]]
+
 
 def labels_as_in(
     train: Source, test: Source, protocol: str = "k-NN"

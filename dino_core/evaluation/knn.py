@@ -67,10 +67,7 @@ class KnnResult(ClassesResult):
             figures = "".join(f"{accuracy.top1:9.2f}" for accuracy in row.per_k.values())
             lines.append(f"{name:{width}}{figures}{row.top1:9.2f}  ({row.top5:.2f})")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} that vote")
-        lines += [
-            f"{one.label} taken for {one.taken_for}: {one.images:,}" for one in self.confusions[:3]
-        ]
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.confused() + self.notes)
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,7 @@ class LinearResult(ClassesResult):
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
         learned = f"{self.train_images:,} to learn from" if not self.weights else self.weights
         lines.append(f"{self.test_images:,} test images, {learned}")
-        lines += [f"{a} taken for {b}: {count:,}" for a, b, count, _ in self.confusions[:3]]
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.confused() + self.notes)
 
 
 @dataclass(frozen=True)
