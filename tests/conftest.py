@@ -7,6 +7,7 @@ such tests skip, saying so, unless DINO_REQUIRE_BROWSER=1.
 
 import ipaddress
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -31,6 +33,24 @@ def pytest_configure(config: pytest.Config) -> None:
     if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # each its share, before torch loads
         share = max(1, (os.cpu_count() or 1) // int(workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than cores: much of the time of browser tests is waiting."""
+    return (os.cpu_count() or 1) + 1
+
+
+class Together(LoadFileScheduling):
+    """Each file whole in one process; and all that looks at one app, which is started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return re.sub(
+            r"/test_(explorer|lens)_\w+\.py", r"/test_\1.py", super()._split_scope(nodeid)
+        )
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

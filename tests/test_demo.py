@@ -103,6 +103,7 @@ def test_a_first_start_a_second_one_and_the_end(tmp_path, photos, weights):
             first.process.kill()
 
 
+@pytest.mark.soak
 def test_an_interrupted_start_ends_quietly_and_keeps_what_is_done(tmp_path, weights):
     arguments = ("--model", str(weights), "--data", "scenes:400")
     first = Demo(tmp_path, *arguments)

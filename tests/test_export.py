@@ -2,7 +2,7 @@
 
 import functools
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -285,6 +285,7 @@ def test_onnx_at_one_size(tmp_path, runtime):
     assert given.shape[1:] == [3, 32, 32]
 
 
+@pytest.mark.soak
 def test_onnx_that_differs_is_not_kept(tmp_path, traced):
     """Here of other weights in one place: what was traced has an attention of its own."""
     model = model_of(SHORT)
@@ -314,12 +315,12 @@ def test_the_arithmetic_of_resizing_is_torch_s(mode):
 # -- the script -----------------------------------------------------------------------------------
 
 
-def test_the_script(tmp_path, run):
-    script = ROOT / "scripts" / "export.py"
-    command = [sys.executable, script, "--model", "runs/a", "--to", "dino", "--out", "out.pth"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "student, teacher, epoch, args, dino_loss" in done.stdout
+def test_the_script(tmp_path, run, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["export.py", "--model", "runs/a", "--to", "dino", "--out", "out.pth"]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
+    assert "student, teacher, epoch, args, dino_loss" in capsys.readouterr().out
     assert (tmp_path / "out.pth").exists()
 
 

@@ -100,6 +100,7 @@ def test_an_outline_becomes_short_and_stays_close(corners):
     assert all(min(math.dist(corner, other) for other in outline) < 1e-3 for corner in short)
 
 
+@pytest.mark.soak
 def test_a_browser_without_webgl2_shows_a_map_that_selects_and_picks(explorer, page):
     address, _ = explorer
     page.add_init_script(

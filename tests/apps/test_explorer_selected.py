@@ -18,6 +18,7 @@ from dino_core.gallery.notes import Notes
 from dino_core.gallery.selection import color_by
 
 
+@pytest.mark.soak
 def test_tag_a_selection_take_it_home_find_it_again(
     explorer: Any, page: Any, make_gallery: Any
 ) -> None:

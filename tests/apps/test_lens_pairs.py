@@ -217,6 +217,7 @@ def check_another_first_picture(page: Any) -> None:
 # -- compare ------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_two_models_side_by_side(page: Any, address: str, shuffled: str) -> None:
     open_tab(page, address, "compare")
     page.select_option(".compare-bar select", shuffled)

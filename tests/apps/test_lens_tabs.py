@@ -35,10 +35,16 @@ def photo_at(page: Any, address: str, root: Path) -> Any:
 
 
 def shown(page: Any, title: str) -> None:
-    page.wait_for_function(
-        "title => document.querySelector('.lens-stage canvas')?.ariaLabel?.startsWith(title)",
-        arg=title,
-    )
+    from playwright.sync_api import TimeoutError
+
+    try:
+        page.wait_for_function(
+            "title => document.querySelector('.lens-stage canvas')?.ariaLabel?.startsWith(title)",
+            arg=title,
+        )
+    except TimeoutError:
+        told = page.inner_text("#lens-status")
+        raise AssertionError(f"{title} is not shown; the page says {told!r}") from None
 
 
 def asked(page: Any, name: str) -> str | None:
@@ -209,6 +215,7 @@ def test_an_address_follows_what_is_in_front(photo_at: Any, root: Path) -> None:
     page.wait_for_function("first => location.href.includes(first)", arg=first)
 
 
+@pytest.mark.soak
 def test_an_address_of_a_picture_that_is_not_here_says_so(page: Any, address: str) -> None:
     page.goto(f"{address}?image={'0' * 32}&model=small.safetensors&layer=1")
     page.wait_for_selector(".status[data-state=problem]:has-text('add it')")
@@ -252,6 +259,7 @@ def test_colors_are_kept_saved_and_opened(photo_at: Any, root: Path) -> None:
     page.wait_for_selector(".status[data-state=problem]:has-text('fit it again')")
 
 
+@pytest.mark.soak
 def test_an_object_is_taken_away(photo_at: Any) -> None:
     page = photo_at
     page.click("#tab-object")
@@ -353,6 +361,7 @@ CAMERA = """() => { // a canvas that changes stands in for what a camera sees
 }"""
 
 
+@pytest.mark.soak
 def test_a_picture_from_the_camera(photo_at: Any) -> None:
     page = photo_at
     page.evaluate(CAMERA)

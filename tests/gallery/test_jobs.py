@@ -48,6 +48,7 @@ def test_a_detached_build_from_start_to_end(weights: str, tmp_path: Path) -> Non
     assert [(one.name, one.state) for one in list_galleries(tmp_path)] == [("few", "whole")]
 
 
+@pytest.mark.soak
 def test_a_build_that_fails_says_why(tmp_path: Path) -> None:
     start_build("nobody.safetensors", "scenes:8", "galleries/none", root=tmp_path)
     out = tmp_path / "galleries" / "none"

@@ -233,6 +233,7 @@ def cut_back(run: Run, copy_: Run, step: int) -> Run:
     return copy_
 
 
+@pytest.mark.soak
 def test_a_run_resumed_at_any_step_warns_as_the_whole_one(pictures, tiny, tmp_path):
     recipe = provoked(tiny, COLLAPSES["no sharpening"][0], 10)
     recipe = dataclasses.replace(recipe, save_every=1, keep=0)
@@ -245,6 +246,7 @@ def test_a_run_resumed_at_any_step_warns_as_the_whole_one(pictures, tiny, tmp_pa
         assert warnings_of(resumed) == warnings_of(whole), step
 
 
+@pytest.mark.soak
 def test_a_run_stopped_after_every_step_is_watched(pictures, tiny, tmp_path):
     recipe = provoked(tiny, COLLAPSES["no sharpening"][0], 10)
     source = open_source(pictures)
