@@ -14,7 +14,7 @@ another protocol on the same features takes seconds. Delete the folder whenever 
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ from dino_core.gallery.progress import bars, silent
 from dino_core.models import Model, device_of, load_model
 from dino_core.training.parallel import agreed, own_device, process_group
 
+SOURCES = ("train", "test", "data")  # opened before a protocol gets them
+
 
 @dataclass
 class Common:
@@ -71,6 +73,13 @@ class Common:
     """Decoding processes; by default as many as help on this machine."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+
+    def settings(self) -> dict[str, Any]:
+        """What a protocol itself is told, by the names of its `evaluate`."""
+        elsewhere = {one.name for one in fields(Common)} - {"random_init"} | {*SOURCES}
+        return {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name not in elsewhere
+        }
 
 
 @dataclass
@@ -102,8 +111,7 @@ class Knn(Labeled):
 
     def run(self, model: Model, passing: Passing) -> knn.KnnResult:
         return knn.evaluate(
-            model, open_source(self.train), open_source(self.test), ks=self.ks,
-            temperature=self.temperature, random_init=self.random_init, pixels=self.pixels,
+            model, open_source(self.train), open_source(self.test), **self.settings(),
             passing=passing,
         )  # fmt: skip
 
@@ -136,13 +144,10 @@ class Linear(Tested):
     """Where to save the layer that was judged."""
 
     def run(self, model: Model, passing: Passing) -> linear.LinearResult:
+        train = None if self.train is None else open_source(self.train)
         return linear.evaluate(
-            model, None if self.train is None else open_source(self.train), open_source(self.test),
-            n_blocks=self.n_blocks, avgpool=self.avgpool, rates=self.rates, epochs=self.epochs,
-            batch=self.batch, views=self.views, standardize=self.standardize,
-            as_published=self.as_published, weights=self.weights, save=self.save,
-            random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+            model, train, open_source(self.test), **self.settings(), passing=passing
+        )
 
 
 @dataclass
@@ -162,9 +167,8 @@ class LowShot(Labeled):
 
     def run(self, model: Model, passing: Passing) -> low_shot.LowShotResult:
         return low_shot.evaluate(
-            model, open_source(self.train), open_source(self.test), shares=self.shares,
-            per_class=self.per_class, repeats=self.repeats, k=self.k, strength=self.strength,
-            random_init=self.random_init, passing=passing,
+            model, open_source(self.train), open_source(self.test), **self.settings(),
+            passing=passing,
         )  # fmt: skip
 
 
@@ -183,9 +187,8 @@ class Attentive(Labeled):
 
     def run(self, model: Model, passing: Passing) -> attentive.AttentiveResult:
         return attentive.evaluate(
-            model, open_source(self.train), open_source(self.test), rates=self.rates,
-            epochs=self.epochs, batch=self.batch, most_gigabytes=self.most_gigabytes,
-            random_init=self.random_init, passing=passing,
+            model, open_source(self.train), open_source(self.test), **self.settings(),
+            passing=passing,
         )  # fmt: skip
 
 
@@ -206,17 +209,14 @@ class Attention(Masked):
     """Attention as segmentation: mean IoU of the best head per object, 60 % of the mass kept."""
 
     size: int | None = attention.SIZE
-    """Short side in pixels, as published; None: 28 patches, or what the model was trained at."""
+    """Short side in pixels, as the published visualization feeds; long images get less."""
     keep: float = attention.KEEP
     """Share of a head's attention that makes its mask."""
     layer: int = -1
     """Which block's heads; -1 is the last."""
 
     def run(self, model: Model, passing: Passing) -> attention.AttentionResult:
-        return attention.evaluate(
-            model, open_source(self.data), self.masks, keep=self.keep, layer=self.layer,
-            size=self.size, random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+        return attention.evaluate(model, open_source(self.data), **self.settings(), passing=passing)
 
 
 @dataclass
@@ -234,10 +234,7 @@ class Objects(Cut):
     """TokenCut masks: IoU with the objects, and CorLoc of the box."""
 
     def run(self, model: Model, passing: Passing) -> objects.ObjectsResult:
-        return objects.evaluate(
-            model, open_source(self.data), self.masks, size=self.size, tau=self.tau,
-            as_published=self.as_published, random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+        return objects.evaluate(model, open_source(self.data), **self.settings(), passing=passing)
 
 
 @dataclass
@@ -248,10 +245,7 @@ class Saliency(Cut):
     """cut (a mask, as published), eigenvector (the soft solution), attention (mean of heads)."""
 
     def run(self, model: Model, passing: Passing) -> saliency.SaliencyResult:
-        return saliency.evaluate(
-            model, open_source(self.data), self.masks, map=self.map, size=self.size, tau=self.tau,
-            as_published=self.as_published, random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+        return saliency.evaluate(model, open_source(self.data), **self.settings(), passing=passing)
 
 
 @dataclass
@@ -273,17 +267,12 @@ class Video(Common):
     videos: tuple[str, ...] | None = None
     """These videos alone."""
     as_published: bool = False
-    """Repeat what the published code does by mistake."""
+    """Divide red by 0.228 instead of 0.229, and take void for background, as published."""
     out: Path | None = None
     """Folder for the masks found, as palette PNGs."""
 
     def run(self, model: Model, passing: Passing) -> video.VideoResult:
-        return video.evaluate(
-            model, self.data, size=self.size, frames=self.frames, radius=self.radius,
-            topk=self.topk, temperature=self.temperature, videos=self.videos,
-            as_published=self.as_published, out=self.out, random_init=self.random_init,
-            passing=passing,
-        )  # fmt: skip
+        return video.evaluate(model, self.data, **self.settings(), passing=passing)
 
 
 @dataclass
@@ -302,11 +291,7 @@ class Retrieval(Common):
     """Ask with whole images instead of their boxes."""
 
     def run(self, model: Model, passing: Passing) -> retrieval.RetrievalResult:
-        return retrieval.evaluate(
-            model, open_source(self.data), self.ground_truth, size=self.size,
-            multiscale=self.multiscale, as_published=self.as_published,
-            random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+        return retrieval.evaluate(model, open_source(self.data), **self.settings(), passing=passing)
 
 
 @dataclass
@@ -330,13 +315,9 @@ class Copies(Common):
 
     def run(self, model: Model, passing: Passing) -> copies.CopiesResult:
         originals, found = copies.open_pairs(self.data)
-        return copies.evaluate(
-            model, originals, found, pairs=self.pairs,
-            distractors=None if self.distractors is None else open_source(self.distractors),
-            whitening=None if self.whitening is None else open_source(self.whitening),
-            whitening_dim=self.whitening_dim, size=self.size, as_published=self.as_published,
-            random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+        others = {name: getattr(self, name) for name in ("distractors", "whitening")}
+        opened = {name: spec and open_source(spec) for name, spec in others.items()}
+        return copies.evaluate(model, originals, found, **self.settings() | opened, passing=passing)
 
 
 @dataclass
@@ -357,12 +338,10 @@ class Measures(Common):
     """Augmented views of each image, for alignment."""
 
     def run(self, model: Model, passing: Passing) -> unlabeled.UnlabeledResult:
+        other = [load_model(spec, device=str(model.device)) for spec in self.other]
         return unlabeled.evaluate(
-            model, open_source(self.data),
-            other=[load_model(spec, device=str(model.device)) for spec in self.other],
-            corruptions=self.corruptions, severities=self.severities, k=self.k, views=self.views,
-            random_init=self.random_init, passing=passing,
-        )  # fmt: skip
+            model, open_source(self.data), **self.settings() | {"other": other}, passing=passing
+        )
 
 
 PROTOCOLS: dict[str, Callable[..., Any]] = {

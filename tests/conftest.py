@@ -35,11 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than cores: much of the time of browser tests is waiting."""
-    return (os.cpu_count() or 1) + 1
-
-
 class Together(LoadFileScheduling):
     """Each file whole in one process; and all that looks at one app, which is started once."""
 

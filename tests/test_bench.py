@@ -20,13 +20,13 @@ SMALLEST = {
     "embed": "--architecture vit_tiny_patch16_224 --image-size 32 --images 2 --batch-size 2 "
     "--workers 0 --rounds 1 --device cpu",
     "search": "--images 300 --dim 8 --queries 1 --rounds 1",
-    "million": "--images 1000 --dim 8 --no-browser",
     "lens": "--architecture vit_tiny_patch16_224 --patch-sizes 16 --image-sizes 32 --rounds 1 "
     "--moves 0 --device cpu",
 }
 SLOW = {  # half a minute to minutes each
     "train": "--only ViT-T/8:64+32 --batch-size 2 --steps 1 --rounds 1 --device cpu --workers 0",
     "map": "--images 300 --dim 8",
+    "million": "--images 1000 --dim 8 --no-browser",
     "apps": "--names lens --rounds 1",
 }
 

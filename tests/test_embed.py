@@ -1,7 +1,6 @@
 """The script that makes galleries."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,20 +9,6 @@ import pytest
 from dino_core.gallery import Gallery
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "embed.py"
-
-
-def test_a_folder_that_cannot_be_read_makes_no_gallery(tmp_path):
-    data, out = tmp_path / "data", tmp_path / "galleries" / "g"
-    data.mkdir()
-    (data / "broken.jpg").write_bytes(b"none")
-    command = [sys.executable, str(SCRIPT), "--data", str(data), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(
-        f"error: {data}: no image in it can be read (1 tried; broken.jpg: "
-    )
-    assert done.stderr.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 @pytest.fixture
@@ -45,6 +30,17 @@ def embed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         return status, said.out.splitlines() + [line for line in said.err.splitlines() if status]
 
     return run
+
+
+def test_a_folder_that_cannot_be_read_makes_no_gallery(embed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "broken.jpg").write_bytes(b"none")
+    status, (said,) = embed("--data", str(data), "--out", "galleries/g", "--workers", "0")
+    assert status == 2
+    assert said.startswith(f"error: {data}: no image in it can be read (1 tried; broken.jpg: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def test_patches_are_added_to_a_gallery_that_is_there(embed, tmp_path):

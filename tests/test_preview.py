@@ -1,6 +1,5 @@
 """The script that draws what augmentation does."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,12 +24,10 @@ def preview(tmp_path, monkeypatch):
     return run
 
 
-def test_it_draws_what_training_would_choose_and_says_which(tmp_path):
+def test_it_draws_what_training_would_choose_and_says_which(preview, tmp_path, capsys):
     """Scenes are large enough for the 64 and 32 px that `auto` starts from on a CPU."""
-    command = [sys.executable, *WORDS, "--images", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "2 of 24 images, as recipe auto sees them: 2 crops of" in done.stdout
+    preview("--images", "2")
+    assert "2 of 24 images, as recipe auto sees them: 2 crops of" in capsys.readouterr().out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > sheet.height > 0
 

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -77,15 +76,9 @@ def replay(main, root, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_from_the_command_line_it_draws_what_python_draws(view, root, tmp_path):
-    (tmp_path / "look.json").write_text(view.to_json())
-    words = [str(tmp_path / "look.json"), "--out", "again.png", "--root", str(root)]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words, "--device", "cpu"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "a.png, seen by small.safetensors: again.png\n"
+def test_it_draws_what_python_draws(view, root, tmp_path, replay):
+    status, said = replay(view, "--out", "again.png")
+    assert (status, said) == (0, "a.png, seen by small.safetensors: again.png\n")
     model = load_model("small.safetensors", device="cpu", root=root)
     expected = render(view, decode_image(root / "photos" / "a.png"), model)
     with Image.open(tmp_path / "again.png") as drawn:

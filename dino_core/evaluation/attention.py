@@ -24,7 +24,7 @@ from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.masks import Masks, MasksResult, Truth, common, each_masked, find_masks
 from dino_core.evaluation.passes import Passing
-from dino_core.lenses.attention import look, mass_mask
+from dino_core.lenses.attention import largest_size, look, mass_mask
 from dino_core.lenses.render import nearest
 from dino_core.measures.overlap import iou_by_label
 from dino_core.models import Model, untrained
@@ -79,9 +79,9 @@ def evaluate(
     """Score `model`'s attention on every image of `source` that has a mask.
 
     `masks`: a folder (None: the source's own masks, as `scenes` have); `size`: short side in pixels
-    (None: the lens's default, 28 patches or what the model was trained at; long images get less);
-    `random_init`: score the untrained backbone as well. Raises `UserError` if nothing can be
-    scored, masks do not belong to the images, or an image makes more patches than the lens takes.
+    (None: the lens's default, 28 patches or what the model was trained at); images that are too
+    long for it get less, with a note; `random_init`: score the untrained backbone as well. Raises
+    `UserError` if nothing can be scored, or masks do not belong to the images.
     """
     depth = model.backbone.depth
     if depth and not -depth <= layer < depth:
@@ -108,7 +108,8 @@ def _score(
     """The protocol for one model."""
 
     def overlaps(image: np.ndarray, truth: Truth) -> dict[str, Any]:
-        attention = look(model, image, size=size)
+        fed = size and largest_size(model, image.shape[0], image.shape[1], size)
+        attention = look(model, image, size=fed)
         found = _head_overlaps(mass_mask(attention.maps[layer], keep), truth)
         return {"overlaps": found.tolist(), "fed": min(attention.image_size)}
 

@@ -1,6 +1,6 @@
 """Copy detection as on Copydays: is the original found again after crops, prints and paint?
 
-Published protocol (DINO, section 4.3 and its eval_copy_detection script): images squeezed to
+Published protocol (DINO, section 4.2.1 and its eval_copy_detection script): images squeezed to
 320 x 320 px, class token beside the generalized mean of the patch tokens, cosine; each strong copy
 asks originals and distractors, of its 20 nearest the average precision of its original counts.
 Features may be whitened first, by what other images have in common (see `measures/whitening.py`).

@@ -1,6 +1,6 @@
 """Image retrieval on revisited Oxford and Paris: does a picture of a building find its others?
 
-Published protocol (DINO, section 4.3 and its eval_image_retrieval script): class tokens of images
+Published protocol (DINO, section 4.2.1 and its eval_image_retrieval script): class tokens of images
 whose longer side is 224 px (Oxford) or 512 px (Paris, the mean of three scales), L2-normalized;
 all images of the database ranked by cosine; mean average precision and precision at k, `easy`,
 `medium` and `hard` (see `measures/ranking.py`).

@@ -1,6 +1,6 @@
 """Video segmentation: how well patch tokens follow objects through a video, untrained on it.
 
-Published protocol (DINO, section 4.2.1, on DAVIS 2017): given the true masks of the first frame,
+Published protocol (DINO, section 4.2.2, on DAVIS 2017): given the true masks of the first frame,
 labels are carried from frame to frame by the likeness of patch tokens, and what arrives is scored
 by region J and boundary F.
 

@@ -10,6 +10,7 @@ An image is resized to the nearest multiples of the patch size, nothing is cropp
 beforehand what a size costs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -166,6 +167,14 @@ def plan(model: "Model", height: int, width: int, *, size: int | None = None) ->
             f"use size {max(fitting, patch)} or smaller"
         )
     return fed
+
+
+def largest_size(model: "Model", height: int, width: int, size: int) -> int:
+    """The largest short side in pixels, up to `size`, that `plan` takes of such an image."""
+    patch = model.backbone.patch_size
+    while size > patch and math.prod(_grid(height, width, size, patch)) > MAX_TOKENS:
+        size -= 1
+    return size
 
 
 def mass_mask(attention: np.ndarray, keep: float = 0.6) -> np.ndarray:

@@ -13,6 +13,7 @@ from dino_core.evaluation import attention as protocol
 from dino_core.evaluation.attention import evaluate
 from dino_core.evaluation.passes import Passing
 from dino_core.lenses import Attention, look, mass_mask
+from dino_core.lenses import attention as lens
 from dino_core.models import Model
 
 
@@ -175,6 +176,26 @@ def test_progress_says_which_model_looks_at_how_many(model, halves):
     )
     assert (2, 2, "Attention of tiny") in told
     assert (2, 2, "Attention of tiny (random init)") in told
+
+
+def test_an_image_too_long_for_the_size_gets_less(model, tmp_path, monkeypatch):
+    for name, height, width in (("square", 32, 32), ("long", 16, 160)):
+        write(tmp_path / "in" / f"{name}.png", noise(height, width))
+        write(tmp_path / "masks" / f"{name}.png", box(height, width, slice(0, 8), slice(0, 8)))
+    monkeypatch.setattr(lens, "MAX_TOKENS", 16)
+    result = evaluate(model, open_source(tmp_path / "in"), tmp_path / "masks", size=32)
+    assert (result.images, result.size) == (2, 32)
+    assert result.notes == ["1 of 2 images are long, and were fed smaller than 32 px"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 20), (20, 61), (300, 20)])
+def test_the_largest_size_is_one_below_the_first_refused(model, height, width, monkeypatch):
+    monkeypatch.setattr(lens, "MAX_TOKENS", 40)
+    size = lens.largest_size(model, height, width, 64)
+    lens.plan(model, height, width, size=size)
+    if size < 64:
+        with pytest.raises(UserError, match="patches"):
+            lens.plan(model, height, width, size=size + 1)
 
 
 def refused(model, tmp_path, says, data="in", **options):

@@ -108,7 +108,8 @@ def finished(process: subprocess.Popen[str]) -> str:
     return output
 
 
-@pytest.mark.parametrize("micro_batch", [None, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("micro_batch", [None, 2])
 def test_two_processes_train_as_one(recipe, pictures, tmp_path, micro_batch):
     """20 steps with batch norm in the head; without it where two passes make a step, since it
     sees one pass at a time, and those hold other images."""
