@@ -30,7 +30,7 @@ def bare_environment() -> dict[str, str]:
 
 
 # Runs each script with --help in a process of its own, forked from one that has imported the
-# packages that take seconds, but none of ours: a start of Python in all that matters here.
+# packages that take seconds, but none of ours: a start of Python but for that.
 EVERY_HELP = """
 import os, runpy, sys, traceback
 import timm, torch, tyro
