@@ -11,6 +11,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,10 +24,11 @@ from dino_core.evaluation import attention, objects, report, saliency
 from dino_core.evaluation.attentive import AttentiveResult
 from dino_core.evaluation.classes import Confusion
 from dino_core.evaluation.copies import CopiesResult
+from dino_core.evaluation.davis import write_labels
 from dino_core.evaluation.knn import KnnResult
 from dino_core.evaluation.linear import LinearResult
 from dino_core.evaluation.low_shot import LowShotResult
-from dino_core.evaluation.masks import find_masks
+from dino_core.evaluation.masks import Truth, find_masks
 from dino_core.evaluation.passes import Passing
 from dino_core.evaluation.report import mask_cards, opening
 from dino_core.evaluation.report import page as pages
@@ -573,15 +575,73 @@ def judged(protocol, model, name, data="scenes:2", **how):
 )  # fmt: skip
 def test_masks_drawn_are_those_that_were_scored(model, protocol, name, how):
     values, source = judged(protocol, model, name, **how), open_source("scenes:2")
-    masks = find_masks(source, None)
+    require_drawn_as_scored(model, name, values, source, find_masks(source, None))
+
+
+def require_drawn_as_scored(model, name, values, source, masks):
     for id, score in values["images_scored"]:
         i = list(source.ids).index(id)
         image = source.image(i)
         truth = masks.truth(i, image.shape[:2])
-        found = mask_cards.COVERS[name](model, image, truth.labels, values)
-        both, either = found & truth.foreground, found | truth.foreground
+        found = mask_cards.COVERS[name](model, image, truth, values)
+        object, counts = truth.labels == 1, truth.labels != 255
+        both, either = found & object, (found | object) & counts
         # a level of 1/255 beside one half may fall on either side
         assert both.sum() / either.sum() == pytest.approx(score, abs=0.02)
+
+
+@pytest.fixture
+def void(tmp_path):
+    """A folder of scenes, and one of palette masks: 1 is the object, 255 a void frame around all.
+
+    The frame is a fifth of a side: heads that fit it best are others than the object's.
+    """
+    source = open_source("scenes:2")
+    for i in range(2):
+        labels = source.mask(i).astype(np.uint8)
+        edge = min(labels.shape) // 5
+        frame = np.pad(np.zeros(np.subtract(labels.shape, 2 * edge), bool), edge, constant_values=1)
+        labels[frame] = 255
+        Image.fromarray(source.image(i)).save(folder(tmp_path / "images") / f"{i}.png")
+        write_labels(folder(tmp_path / "masks") / f"{i}.png", labels)
+    return tmp_path / "images", tmp_path / "masks"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "how"),
+    [(attention, "attention", {"layer": 0}), (attention, "attention", {"keep": 0.3}),
+     (objects, "objects", {}), (saliency, "saliency", {"map": "cut"})],
+)  # fmt: skip
+def test_void_is_no_object_where_masks_are_drawn(model, void, protocol, name, how):
+    images, where = void
+    values, source = judged(protocol, model, name, images, masks=where, **how), open_source(images)
+    assert values.get("objects", 2) == 2
+    require_drawn_as_scored(model, name, values, source, find_masks(source, where))
+
+
+def test_the_head_drawn_is_the_best_of_the_pixels_that_count(model, monkeypatch):
+    labels = np.array([[1, 1, 255, 255, 255, 255, 0, 0]])
+    heads = np.array([[[1, 0, 0, 0, 0, 0, 0, 0]], [[1, 1, 1, 1, 1, 1, 0, 0]]]) > 0  # half; and void
+    monkeypatch.setattr(mask_cards, "look", lambda *_, **__: SimpleNamespace(maps=[heads]))
+    monkeypatch.setattr(mask_cards, "mass_mask", lambda maps, keep: maps)
+    image = np.zeros((1, 8, 3), np.uint8)
+    found = mask_cards.COVERS["attention"](model, image, Truth(labels, labels != 255), {})
+    np.testing.assert_array_equal(found, heads[1])
+
+
+def test_void_is_not_outlined(model, void, loaded, made, monkeypatch):
+    images, where = void
+    values = judged(attention, model, "attention", images, masks=where)
+    outlined = []
+    drawn = mask_cards.covered
+    monkeypatch.setattr(
+        mask_cards, "covered", lambda *args: outlined.append(args[2]) or drawn(*args)
+    )
+    shown = [one["alt"] for one in made(values).images]
+    assert len(shown) == len(outlined) == 2
+    labels = [np.asarray(Image.open(where / name)) for name in shown]
+    for mask, label in zip(outlined, labels, strict=True):
+        np.testing.assert_array_equal(mask, label == 1)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 from dino_core.data import BadImage
 from dino_core.errors import UserError
 from dino_core.evaluation.attention import KEEP
-from dino_core.evaluation.masks import DamagedMask, Masks, best_and_worst
+from dino_core.evaluation.masks import DamagedMask, Masks, Truth, best_and_worst
 from dino_core.evaluation.objects import Cutting, Fit, cut_image
 from dino_core.evaluation.report.board import Record
 from dino_core.evaluation.report.elements import Bar, bars, block, escaped
@@ -20,6 +20,7 @@ from dino_core.evaluation.report.values import listed, number, scored, whole
 from dino_core.lenses.attention import look, mass_mask, plan, resized
 from dino_core.lenses.objects import TAU
 from dino_core.lenses.render import nearest, outline, relative
+from dino_core.measures.overlap import iou_by_label
 from dino_core.models import Model
 
 MOST_MASKS = 6  # best, and as many worst
@@ -83,7 +84,7 @@ def _masked(name: str, record: Record, opened: _Opened, pictures: Pictures) -> s
     try:
         image = opened.here.source.image(place)
         truth = opened.masks.truth(place, (image.shape[0], image.shape[1]))
-        found = COVERS[record.protocol](opened.model, image, truth.labels, record.values)
+        found = COVERS[record.protocol](opened.model, image, truth, record.values)
     except (BadImage, DamagedMask, UserError) as error:
         pictures.notes.append(f"no picture of {name}: {error}")
         return ""
@@ -104,7 +105,7 @@ def covered(photo: np.ndarray, found: np.ndarray, truth: np.ndarray) -> np.ndarr
 
 
 def _by_attention(
-    model: Model, image: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
+    model: Model, image: np.ndarray, truth: Truth, values: Mapping[str, Any]
 ) -> np.ndarray:
     """Each object's best head, together."""
     attention = look(model, image, size=_size(model, values))
@@ -113,38 +114,28 @@ def _by_attention(
     if not -len(attention.maps) <= layer < len(attention.maps):
         raise UserError(f"layer {layer}: the model has {len(attention.maps)}")
     small = mass_mask(attention.maps[layer], KEEP if keep is None else keep)
-    heads = np.stack([nearest(head, *labels.shape) for head in small])
-    found = np.zeros(labels.shape, bool)
-    for one in np.unique(labels[labels != 0]):
-        found |= heads[int(np.argmax([_overlap(head, labels == one) for head in heads]))]
-    return found
+    heads = np.stack([nearest(head, *truth.labels.shape) for head in small])
+    best = iou_by_label(heads, truth.labels, truth.valid).argmax(axis=0)
+    return heads[np.unique(best)].any(axis=0)
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max((one | other).sum(), 1))
-
-
-def _by_cut(
-    model: Model, image: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
-) -> np.ndarray:
+def _by_cut(model: Model, image: np.ndarray, truth: Truth, values: Mapping[str, Any]) -> np.ndarray:
     """The side of the cut with the object."""
     cut = cut_image(model, image, _cutting(model, values, "padded"))
-    return cut.enlarged(cut.foreground, *labels.shape)
+    return cut.enlarged(cut.foreground, *truth.labels.shape)
 
 
-def _by_map(
-    model: Model, image: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
-) -> np.ndarray:
+def _by_map(model: Model, image: np.ndarray, truth: Truth, values: Mapping[str, Any]) -> np.ndarray:
     """A soft map at one half; as published a cut is what hangs together of its side."""
     how = _cutting(model, values, "rounded")
     if values.get("map") == "attention":
         size = how.size if how.fit == "lens" else min(image.shape[:2])
         soft = relative(look(model, image, size=size).head_mean())
-        return nearest(soft >= 0.5, *labels.shape)
+        return nearest(soft >= 0.5, *truth.labels.shape)
     cut = cut_image(model, image, how)
     side = cut.foreground if how.fit == "lens" else cut.component
     return cut.enlarged(
-        side if values.get("map") == "cut" else relative(cut.y) >= 0.5, *labels.shape
+        side if values.get("map") == "cut" else relative(cut.y) >= 0.5, *truth.labels.shape
     )
 
 
@@ -164,8 +155,9 @@ def _size(model: Model, values: Mapping[str, Any]) -> int | None:
     return None if size == default.height else size
 
 
-Covering = Callable[[Model, np.ndarray, np.ndarray, Mapping[str, Any]], np.ndarray]
-# What the model covers, bool [H, W] as the labels, int64 [H, W], that are given with the image.
+Covering = Callable[[Model, np.ndarray, Truth, Mapping[str, Any]], np.ndarray]
+# What the model covers, bool [H, W] of the mask's size: of all that the image's truth says only
+# attention needs more, for it chooses heads by the pixels that count, as they were scored.
 COVERS: dict[str, Covering] = {
     "attention": _by_attention,
     "objects": _by_cut,
