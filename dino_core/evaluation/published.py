@@ -8,8 +8,9 @@
 Figures bear the names, and are on the scale, of the fields of our results: shares of images in
 percent, overlaps from 0 to 1. A figure can be held against one of ours only where ours was measured
 on the same images with the same settings. Data sets are recognized by how much of everything they
-have; settings are those that results name and that move a figure. That our defaults mend slips of
-the published code (red divided by 0.228, a covariance that is not centered) parts nothing.
+have; settings are those that results name and that move a figure. Where it was not told what a
+figure was measured with, the source says so. That our defaults mend slips of the published code
+(red divided by 0.228, a covariance that is not centered) parts nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ def recognized(protocol: str, result: Mapping[str, Any]) -> str | None:
     feared; a copy that lacks a single image is not recognized.
     """
     for data, wanted in KNOWN_BY.get(protocol, ()):
-        if all(_amount(result, name) == value for name, value in wanted.items()):
+        if all(_agrees(_amount(result, name), value) for name, value in wanted.items()):
             return data
     return None
 
@@ -127,6 +128,10 @@ def _amount(result: Mapping[str, Any], name: str) -> Any:
     return len(value) if isinstance(value, Mapping | list) else value
 
 
+def _agrees(amount: Any, wanted: Any) -> bool:
+    return amount in wanted if isinstance(wanted, range) else bool(amount == wanted)
+
+
 def _is(name: str, value: Any, told: str = "", unset: str = "default") -> Setting:
     """A field that has to have one value."""
     words = told or f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
@@ -137,25 +142,45 @@ KNN = (
     _is("temperature", 0.07),
     Setting("k of 10, 20, 100 or 200", ("k",), lambda k: k in (10, 20, 100, 200)),
 )
-# Of ViT-S, of ViT-B, and of networks without patch tokens.
-LINEAR_FEATURES = ((4, False), (1, True), (1, False))
-LINEAR = (
-    Setting(
-        "new crops in each epoch and the best epoch on test, --as-published",
-        ("as_published", "weights"),
-        lambda ours, weights: ours is True or bool(weights),
-    ),
-    Setting("epochs 100", ("epochs", "weights"), lambda n, weights: n == 100 or bool(weights)),
-    Setting(
-        "4 blocks, or 1 with the mean patch token",
-        ("n_blocks", "avgpool"),
-        lambda blocks, mean: (blocks, mean) in LINEAR_FEATURES,
-    ),
-)
+
+
+def _features(architecture: str) -> tuple[int, bool]:
+    """Of how many blocks the linear layer saw class tokens, and whether the mean patch token."""
+    return {"ViT-S": (4, False), "ViT-B": (1, True)}.get(architecture[:5], (1, False))
+
+
+def _linear(architecture: str) -> tuple[Setting, ...]:
+    """What a linear figure of an architecture was measured with."""
+
+    def seen(blocks: Any, mean: Any, model: Any) -> bool:
+        """Whether the features are those of the model's own architecture where its name tells it,
+        of the figure's where it does not."""
+        named = architecture_named(model.removeprefix("timm:")) if isinstance(model, str) else None
+        return (blocks, mean) == _features(named or architecture)
+
+    return (
+        _trained("new crops in each epoch and the best epoch on test, --as-published",
+                 "as_published", True),
+        _trained("epochs 100", "epochs", 100),
+        _trained("batch 1024", "batch", 1024),
+        Setting(
+            "4 blocks of ViT-S, 1 and the mean patch token of ViT-B, 1 of others",
+            ("n_blocks", "avgpool", "model"),
+            seen,
+        ),
+    )  # fmt: skip
+
+
+def _trained(told: str, name: str, value: Any) -> Setting:
+    """A setting of the training, which a layer that was given has had elsewhere."""
+    return Setting(told, (name, "weights"), lambda ours, weights: ours == value or bool(weights))
+
+
 ATTENTION = (
     _is("keep", 0.6),
     Setting("the last layer", ("layer",), lambda layer: layer in (-1, 11)),
-    _is("size", 480),
+    # No size was published with the figure. This one is of the script that draws such masks.
+    _is("size", 480, "size 480 as the published visualization feeds, for the figure tells none"),
 )
 VIDEO = (
     _is("size", 480),
@@ -169,15 +194,24 @@ RETRIEVAL = {
     OXFORD: (_is("size", 224), _is("multiscale", False, "one scale"), WHOLE_QUERIES),
     PARIS: (_is("size", 512), _is("multiscale", True, "three scales"), WHOLE_QUERIES),
 }
-WHITENED = Setting("whitened", ("whitening",), bool, "not")
+WHITENED = (
+    Setting("whitened", ("whitening",), bool, "not"),
+    _is("whitening_dim", None, "whitening that keeps all axes"),
+)
+# VOC's validation images have masks of objects, which the published figure is of, and of classes
+# (SegmentationClass), in which all objects of a class are one. It gives no number of objects for
+# them alone (6,929 with the training images), and counts by others part by a few around 3,420.
+# Of classes an image has one or two, about 2,150 together.
+VOC_OBJECTS = range(3001, 4001)
 
+# By fields of results; a range where no single amount is known.
 KNOWN_BY: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "knn": ((IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),),
     "linear": (
         (IMAGENET, {"train_images": 1_281_167, "test_images": 50_000, "per_class": 1000}),
         (IMAGENET, {"train_images": 0, "test_images": 50_000, "per_class": 1000}),  # a given layer
     ),
-    "attention": ((VOC, {"images": 1449}),),  # of the segmentation's validation set
+    "attention": ((VOC, {"images": 1449, "objects": VOC_OBJECTS}),),
     "video": ((DAVIS, {"videos": 30, "objects": 61}),),  # validation
     "retrieval": (
         (OXFORD, {"ground_truth": "roxford5k", "queries": 70, "images": 4993}),
@@ -205,9 +239,10 @@ def _imagenet() -> list[Published]:
     ]
     return [
         Published(protocol, architecture, training, IMAGENET, {"top1": top1}, README, settings)
-        for protocol, place, settings in (("knn", 0, KNN), ("linear", 1, LINEAR))
+        for protocol, place in (("knn", 0), ("linear", 1))
         for architecture, training, *both in rows
         for top1 in (both[place],)
+        for settings in (KNN if protocol == "knn" else _linear(architecture),)
     ]
 
 
@@ -223,8 +258,8 @@ def _attention() -> list[Published]:
     ]
     return [
         Published(
-            "attention", architecture, training, VOC, {"jaccard": iou}, f"{PAPER}, figure 4",
-            ATTENTION,
+            "attention", architecture, training, VOC, {"jaccard": iou},
+            f"{PAPER}, figure 4, which tells no image size", ATTENTION,
         )
         for architecture, training, iou in rows
     ]  # fmt: skip
@@ -277,7 +312,7 @@ def _copies() -> list[Published]:
     return [
         Published(
             "copies", architecture, f"{training}, {size} px", COPYDAYS, {"map": figure},
-            f"{PAPER}, table 4", (_is("size", size), WHITENED),
+            f"{PAPER}, table 4", (_is("size", size), *WHITENED),
         )
         for architecture, training, size, figure in rows
     ]  # fmt: skip

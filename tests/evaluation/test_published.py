@@ -119,35 +119,48 @@ def test_imagenet_is_recognized_for_a_given_layer_which_nothing_was_trained_for(
     assert recognized("knn", IMAGENET | {"train_images": 0}) is None
 
 
+@pytest.mark.parametrize(
+    ("images", "objects", "data"),
+    [(1449, 3417, "VOC 2012"), (1449, 3427, "VOC 2012"), (1448, 3417, None),
+     (1449, 2148, None), (1449, 1449, None), (1449, None, None)],
+)  # fmt: skip
+def test_voc_is_told_by_its_objects_and_masks_of_classes_are_not_it(images, objects, data):
+    assert recognized("attention", {"images": images, "objects": objects}) == data
+
+
 # A result as it is published, and by protocol: one field that differs, and what is said of it.
 AS_PUBLISHED = {
     "knn": {"temperature": 0.07, "k": 20},
-    "linear": {"as_published": True, "epochs": 100, "n_blocks": 4, "avgpool": False, "weights": ""},
+    "linear": {"as_published": True, "epochs": 100, "batch": 1024, "n_blocks": 4, "avgpool": False,
+               "weights": "", "model": "runs/a"},
     "attention": {"keep": 0.6, "layer": -1, "size": 480},
     "video": {
         "size": 480,
         "settings": {"frames": 7, "radius": 12, "topk": 5, "temperature": 0.1},
     },
     "retrieval": {"size": 224, "multiscale": False, "as_published": True},
-    "copies": {"size": 320, "whitening": "others"},
-}
+    "copies": {"size": 320, "whitening": "others", "whitening_dim": None},
+}  # fmt: skip
 FIRST = {
     protocol: next(
         one for one in FIGURES if one.protocol == protocol and "224 px" not in one.training
     )
     for protocol in AS_PUBLISHED
 }
+SEEN = "4 blocks of ViT-S, 1 and the mean patch token of ViT-B, 1 of others"
 OTHERWISE = [
     ("knn", "temperature", 0.1, "temperature 0.07 (here 0.1)"),
     ("knn", "k", 5, "k of 10, 20, 100 or 200 (here 5)"),
     ("linear", "as_published", False,
      "new crops in each epoch and the best epoch on test, --as-published (here no)"),
     ("linear", "epochs", 30, "epochs 100 (here 30)"),
-    ("linear", "n_blocks", 2,
-     "4 blocks, or 1 with the mean patch token (here n blocks 2, avgpool no)"),
+    ("linear", "batch", 256, "batch 1024 (here 256)"),
+    ("linear", "n_blocks", 2, f"{SEEN} (here n blocks 2, avgpool no, model runs/a)"),
+    ("linear", "avgpool", True, f"{SEEN} (here n blocks 4, avgpool yes, model runs/a)"),
     ("attention", "keep", 0.5, "keep 0.6 (here 0.5)"),
     ("attention", "layer", 3, "the last layer (here 3)"),
-    ("attention", "size", None, "size 480 (here default)"),
+    ("attention", "size", 448,
+     "size 480 as the published visualization feeds, for the figure tells none (here 448)"),
     ("video", "size", 160, "size 480 (here 160)"),
     ("video", "settings", {**AS_PUBLISHED["video"]["settings"], "frames": 5},
      "frames 7 (here 5)"),
@@ -162,6 +175,7 @@ OTHERWISE = [
      "queries that are whole images, --as-published (here no)"),
     ("copies", "size", 224, "size 320 (here 224)"),
     ("copies", "whitening", None, "whitened (here not)"),
+    ("copies", "whitening_dim", 256, "whitening that keeps all axes (here 256)"),
 ]  # fmt: skip
 
 
@@ -185,8 +199,29 @@ def test_all_that_differs_is_said_and_what_a_result_lacks_differs():
 
 
 def test_a_given_linear_layer_was_trained_elsewhere():
-    given = {"as_published": False, "epochs": 0, "n_blocks": 1, "avgpool": True, "weights": "l.pth"}
+    given = {"as_published": False, "epochs": 0, "batch": 0, "weights": "l.pth"}
+    given |= {"n_blocks": 4, "avgpool": False}
     assert other_settings(FIRST["linear"], given) == []
+    assert other_settings(FIRST["linear"], given | {"n_blocks": 1}), "which features it saw counts"
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "mean", "near"),
+    [("timm:vit_base_patch16_224.dino", 1, True, {"ViT-S", "ViT-B", "ResNe", "XCiT-"}),
+     ("timm:resnet50", 1, False, {"ViT-S", "ViT-B", "ResNe", "XCiT-"}),
+     ("timm:vit_base_patch16_224.dino", 4, False, set()),
+     ("timm:vit_small_patch16_224.dino", 1, True, set()),
+     ("runs/a", 4, False, {"ViT-S"}), ("runs/a", 1, True, {"ViT-B"}),
+     ("runs/a", 1, False, {"ResNe", "XCiT-"}), ("runs/a", 4, True, set())],
+)  # fmt: skip
+def test_features_are_those_of_the_architecture_or_else_of_the_figure(model, blocks, mean, near):
+    ours = AS_PUBLISHED["linear"] | {"model": model, "n_blocks": blocks, "avgpool": mean}
+    held = {one.architecture[:5] for one in published("linear") if not other_settings(one, ours)}
+    assert held == near
+
+
+def test_a_size_that_was_not_published_is_not_told_as_if_it_were():
+    assert all("tells no image size" in one.source for one in published("attention"))
 
 
 def test_paris_is_asked_at_several_scales_and_each_copy_detector_has_its_size():
