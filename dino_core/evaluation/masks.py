@@ -161,7 +161,12 @@ def each_masked(
             return {"bad": error.reason}
         except DamagedMask as error:
             return {"damaged": str(error)}
-        return {"value": compute(image, truth)} if truth.foreground.any() else {"empty": True}
+        if not truth.foreground.any():
+            return {"empty": True}
+        try:
+            return {"value": compute(image, truth)}
+        except UserError as error:
+            raise UserError(f"{source.ids[i]}: {error}") from None
 
     names = [source.ids[i] for i in masks.indices]
     found = each(name, depends, names, one, passing, message)
