@@ -41,6 +41,7 @@ from dino_core.evaluation.unlabeled import UnlabeledResult
 from dino_core.evaluation.video import VideoResult
 from dino_core.gallery.images import source_hash
 from dino_core.gallery.progress import silent
+from dino_core.lenses import attention as lens
 from dino_core.models import Model, ModelInfo, create_backbone
 
 VOID_TAGS = {"meta", "img", "br", "hr", "input", "link"}
@@ -627,6 +628,20 @@ def test_the_head_drawn_is_the_best_of_the_pixels_that_count(model, monkeypatch)
     image = np.zeros((1, 8, 3), np.uint8)
     found = mask_cards.COVERS["attention"](model, image, Truth(labels, labels != 255), {})
     np.testing.assert_array_equal(found, heads[1])
+
+
+def test_masks_of_an_image_too_long_for_the_size_are_drawn_as_scored(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(lens, "MAX_TOKENS", 28 * 28)  # the default of a square
+    draw = np.random.default_rng(5)
+    for name, width in (("long", 832), ("square", 64)):
+        photo, labels = draw.integers(0, 256, (64, width, 3), np.uint8), np.zeros((64, width))
+        labels[20:50, 10:40] = 1
+        Image.fromarray(photo).save(folder(tmp_path / "images") / f"{name}.png")
+        write_labels(folder(tmp_path / "masks") / f"{name}.png", labels.astype(np.uint8))
+    images, where = tmp_path / "images", tmp_path / "masks"
+    values, source = judged(attention, model, "attention", images, masks=where), open_source(images)
+    assert len(values["images_scored"]) == 2 and values["size"] == 64
+    require_drawn_as_scored(model, "attention", values, source, find_masks(source, where))
 
 
 def test_void_is_not_outlined(model, void, loaded, made, monkeypatch):

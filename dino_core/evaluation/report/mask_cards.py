@@ -17,7 +17,7 @@ from dino_core.evaluation.report.elements import Bar, bars, block, escaped
 from dino_core.evaluation.report.opening import Here
 from dino_core.evaluation.report.pictures import Pictures
 from dino_core.evaluation.report.values import listed, number, scored, whole
-from dino_core.lenses.attention import look, mass_mask, plan, resized
+from dino_core.lenses.attention import largest_size, look, mass_mask, plan, resized
 from dino_core.lenses.objects import TAU
 from dino_core.lenses.render import nearest, outline, relative
 from dino_core.measures.overlap import iou_by_label
@@ -108,7 +108,11 @@ def _by_attention(
     model: Model, image: np.ndarray, truth: Truth, values: Mapping[str, Any]
 ) -> np.ndarray:
     """Each object's best head, together."""
-    attention = look(model, image, size=_size(model, values))
+    size = _size(model, values)
+    if size is not None:
+        plan(model, 1, 1, size=size)  # raises for what no image was fed at, not even a square
+        size = largest_size(model, image.shape[0], image.shape[1], size)
+    attention = look(model, image, size=size)
     layer, keep = whole(values.get("layer")), number(values.get("keep"))
     layer = -1 if layer is None else layer
     if not -len(attention.maps) <= layer < len(attention.maps):
