@@ -166,10 +166,12 @@ def test_a_report_of_what_was_saved(run: Any, script: Any, tmp_path: Path, capsy
 def test_two_processes_find_what_one_finds(
     run: Any, repository: Path, weights: Path, tmp_path: Path, kept: bool
 ) -> None:
-    """Features of each image, and figures of each: both kinds of passes."""
+    """Features of each image, figures of each, and a head that each process trains."""
+    sources = ["--train", SCENES, "--test", "scenes:100-112"]
     for protocol, words in (
-        ("knn", ["--train", SCENES, "--test", "scenes:100-112"]),
+        ("knn", [*sources, "--pixels"]),
         ("attention", ["--data", SCENES, "--size", "64"]),
+        ("linear", [*sources, "--as-published", "--epochs", "2"]),
     ):
         alone, saved = run(protocol, *words), tmp_path / f"{protocol}-two.json"
         line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]

@@ -34,11 +34,11 @@ from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
     ClassesResult,
+    classes_fields,
     labels_as_in,
     names_of,
     require_labeled,
     require_two_classes,
-    told,
 )
 from dino_core.evaluation.heads import (
     INIT_STD,
@@ -324,7 +324,7 @@ def _judge(
     )  # fmt: skip
     notes = ["no class has two images, so rate and epoch were not chosen"]
     return AttentiveResult(
-        **told(ranked, truth, names_of(train, test), test, asked.rows),
+        **classes_fields(ranked, truth, names_of(train, test), test, asked.rows),
         **choice._asdict(),
         gigabytes=(learning.bytes + asked.array.nbytes) / 1e9,
         classes=learning.classes,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.evaluation.results import Result
+from dino_core.evaluation.results import Result, named
 from dino_core.measures.knn import UNLABELED, ranking_accuracy
 
 MOST_CONFUSIONS = 20
@@ -58,31 +58,54 @@ def labels_as_in(
     Raises `UserError` when a source has no labels, they share no class, or are the same images.
     """
     for source in (train, test):
-        if source.labels is None or not source.classes:
-            raise UserError(
-                f"{source.spec}: has no labels, and {protocol} needs them; "
-                "use class folders, two or more, or a table with a column `label`"
-            )
+        _require_labels(source, protocol)
     shared = _in_both(train, test)
     if shared and shared == len(test):
-        raise UserError(f"{train.spec}: is both train and test, so every image would find itself")
-    number = {name: index for index, name in enumerate(train.classes)}
-    unknown = [name for name in test.classes if name not in number]
-    if len(unknown) == len(test.classes):
+        whole = len(train) == len(test)
+        same = f"{train.spec}: is both train and test"
+        part = f"{test.spec}: all test images are also in train ({train.spec})"
         raise UserError(
-            f"{train.spec} and {test.spec}: have no class in common "
-            f"({train.classes[0]!r} and others against {test.classes[0]!r} and others)"
+            f"{same if whole else part}, so it would be judged on what it learned from; name other "
+            "images to test on"
         )
-    number |= {name: len(number) + index for index, name in enumerate(unknown)}
-    of_class = np.array([*(number[name] for name in test.classes), UNLABELED], np.int64)
-    assert test.labels is not None
-    names = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-    notes = []
-    if unknown:
-        notes = [f"{len(unknown)} test classes are not in train ({names}): they count as wrong"]
+    labels, notes = numbered(test, train.classes, train.spec, "in train")
     if shared:
-        notes.append(f"{shared:,} test images are also in train, where they find themselves")
+        notes.append(f"{shared:,} test images are also in train: the figures flatter")
+    return labels, notes
+
+
+def numbered(
+    test: Source, classes: Sequence[str], of: str, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """The test labels as numbers of `classes`, matched by name; and what is odd.
+
+    `of`: what has these classes, `where`: where others are missing, for sentences. Other classes
+    of test are numbered behind them, see `names_in`. Raises `UserError` as `labels_as_in`.
+    """
+    _require_labels(test, "a comparison")
+    assert test.labels is not None
+    others = _others(classes, test)
+    if len(others) == len(test.classes):
+        raise UserError(
+            f"{of} and {test.spec}: have no class in common "
+            f"({named(classes)} against {named(test.classes)})"
+        )
+    number = {name: index for index, name in enumerate(names_in(classes, test))}
+    of_class = np.array([*(number[name] for name in test.classes), UNLABELED], np.int64)
+    notes = []
+    if others:
+        notes = [
+            f"{len(others)} test classes are not {where} ({named(others)}): they count as wrong"
+        ]
     return of_class[test.labels], notes
+
+
+def _require_labels(source: Source, protocol: str) -> None:
+    if source.labels is None or not source.classes:
+        raise UserError(
+            f"{source.spec}: has no labels, and {protocol} needs them; "
+            "use class folders, two or more, or a table with a column `label`"
+        )
 
 
 def _in_both(train: Source, test: Source) -> int:
@@ -102,8 +125,18 @@ def _places(source: Source) -> list[str]:
 
 def names_of(train: Source, test: Source) -> list[str]:
     """Names of the numbers that `labels_as_in` gives: train's classes, then test's others."""
-    known = set(train.classes)
-    return [*train.classes, *(name for name in test.classes if name not in known)]
+    return names_in(train.classes, test)
+
+
+def names_in(classes: Sequence[str], test: Source) -> list[str]:
+    """Names of the numbers that `numbered` gives."""
+    return [*classes, *_others(classes, test)]
+
+
+def _others(classes: Sequence[str], test: Source) -> list[str]:
+    """The classes of test that are none of these."""
+    known = set(classes)
+    return [name for name in test.classes if name not in known]
 
 
 def per_class_accuracy(
@@ -139,7 +172,7 @@ def most_confused(
     ]
 
 
-def told(
+def classes_fields(
     ranked_MC: Tensor, labels_M: np.ndarray, names: Sequence[str], test: Source, rows_M: np.ndarray
 ) -> dict[str, Any]:
     """The fields of a `ClassesResult` that are read off the ranked classes of the test images.

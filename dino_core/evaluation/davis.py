@@ -23,7 +23,7 @@ from PIL import Image
 from dino_core.data.decode import read_file
 from dino_core.errors import UserError
 from dino_core.evaluation.mask_files import MASK_SUFFIXES, mask_values
-from dino_core.evaluation.results import SHOWN
+from dino_core.evaluation.results import named
 from dino_core.files import whole_file
 
 MOST_GRAY_INDICES = 31  # a picture of one object has brighter pixels, a mask no more objects
@@ -117,11 +117,6 @@ def palette() -> np.ndarray:
             if source < 8:
                 colors[:, channel] |= ((labels >> source) & 1) << (7 - bit)
     return colors.astype(np.uint8)
-
-
-def named(names: Sequence[str]) -> str:
-    """The first of many names, for a sentence: `a, b, c, ...`."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _part(root: Path, name: str) -> Path:

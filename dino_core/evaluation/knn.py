@@ -21,17 +21,23 @@ from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import (
     ClassesResult,
+    classes_fields,
     labels_as_in,
     names_of,
     require_labeled,
-    told,
 )
-from dino_core.evaluation.passes import Passing, features, kind_look
-from dino_core.evaluation.results import UNTRAINED, unreadable
-from dino_core.gallery.extraction import default_workers
-from dino_core.gallery.features import SourceFeatures, source_features
+from dino_core.evaluation.passes import Passing, Task, features, features_by, kind_look
+from dino_core.evaluation.results import unreadable
+from dino_core.gallery.features import SourceFeatures
 from dino_core.gallery.images import source_hash
-from dino_core.measures.knn import TEMPERATURE, UNLABELED, Accuracy, knn_vote, ranking_accuracy
+from dino_core.measures.knn import (
+    TEMPERATURE,
+    UNLABELED,
+    Accuracy,
+    knn_vote,
+    ranking_accuracy,
+    voted,
+)
 from dino_core.models import Model, untrained
 from dino_core.models.info import IMAGENET_MEAN, IMAGENET_STD
 from dino_core.models.preprocess import by_band
@@ -109,13 +115,13 @@ def evaluate(
     asked = _Asked(train, test, labels, tuple(ks), temperature, hashes, passing)
     result = _score(asked, model)
     if random_init:
-        result = replace(result, random_init=_score(asked, untrained(model), name=UNTRAINED))
+        result = replace(result, random_init=_score(asked, untrained(model)))
     if pixels:
-        result = replace(result, pixels=_score(asked, None, name=PIXELS))
+        result = replace(result, pixels=_score(asked, None))
     return replace(result, notes=notes + result.notes)
 
 
-def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
+def _score(asked: _Asked, model: Model | None) -> KnnResult:
     """The protocol for one model, or for raw pixels where there is none."""
     train, test, passing = asked.train, asked.test, asked.passing
     voters, judged = (
@@ -136,14 +142,15 @@ def _score(asked: _Asked, model: Model | None, name: str = "") -> KnnResult:
         sorted({min(k, most) for k in asked.ks}),
         temperature=asked.temperature,
     )
+    ranked = voted(ranked)
     per_k = {k: ranking_accuracy(ranked_MC, labels) for k, ranked_MC in ranked.items()}
     best = max(per_k, key=lambda k: per_k[k].top1)
     return KnnResult(
-        **told(ranked[best], labels, names_of(train, test), test, judged.rows),
+        **classes_fields(ranked[best], labels, names_of(train, test), test, judged.rows),
         k=best,
         per_k=per_k,
         temperature=asked.temperature,
-        model=name or (model.spec if model else ""),
+        model=model.spec if model else PIXELS,
         model_hash=model.hash if model else "",
         train=train.spec,
         train_hash=asked.hashes[0],
@@ -163,17 +170,9 @@ def _clamped(ks: Sequence[int], most: int) -> list[str]:
 
 def pixel_features(source: Source, passing: Passing) -> SourceFeatures:
     """What a model has to beat: whole images at 32 x 32 px, normalized, as one vector each."""
-    workers = default_workers(torch.device("cpu")) if passing.workers is None else passing.workers
-    return source_features(
-        source,
-        _small_pixels,
-        _flat,
-        dim=source.channels * PIXELS_SIDE**2,
-        batch_size=passing.batch_size,
-        workers=workers,
-        progress=passing.progress,
-        message="Raw pixels",
-    )
+    dim, depends = source.channels * PIXELS_SIDE**2, {"settings": {"side": PIXELS_SIDE}}
+    message = f"Raw pixels of {source.spec}"
+    return features_by(Task(PIXELS, _small_pixels, _flat, dim, depends, message), source, passing)
 
 
 def _small_pixels(image: np.ndarray) -> Tensor:

@@ -34,7 +34,14 @@ import numpy as np
 from dino_core import distributed
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.evaluation.classes import ClassesResult, labels_as_in, names_of, told
+from dino_core.evaluation.classes import (
+    ClassesResult,
+    classes_fields,
+    labels_as_in,
+    names_in,
+    names_of,
+    numbered,
+)
 from dino_core.evaluation.heads import Heads
 from dino_core.evaluation.linear_features import Seen, look_at
 from dino_core.evaluation.linear_published import learn_as_published
@@ -46,12 +53,16 @@ from dino_core.evaluation.linear_training import (
     Setup,
     choose,
 )
-from dino_core.evaluation.linear_weights import read_linear_weights, write_linear_weights
+from dino_core.evaluation.linear_weights import (
+    LinearWeights,
+    check_linear_place,
+    read_linear_weights,
+    write_linear_weights,
+)
 from dino_core.evaluation.passes import Passing, features
-from dino_core.evaluation.results import SHOWN, unreadable
+from dino_core.evaluation.results import unreadable
 from dino_core.files import check_writable
 from dino_core.gallery.images import source_hash
-from dino_core.measures.knn import UNLABELED
 from dino_core.models import Model, untrained
 
 
@@ -160,6 +171,8 @@ def _trained(
     passing: Passing,
 ) -> LinearResult:
     """The accuracy of a head that is trained here, and of the same for the untrained backbone."""
+    if save is not None:
+        check_linear_place(save)
     save = save if distributed.is_main() else None  # the others compute the same head
     if save is not None:
         check_writable(save)  # before hours of computing
@@ -175,8 +188,8 @@ def _trained(
 
     result, learned = judge(model)
     if save is not None:
-        linear = replace(learned.linear, classes=train.classes)
-        write_linear_weights(save, linear, model.hash)
+        linear = replace(learned.linear, classes=train.classes, model_hash=model.hash)
+        write_linear_weights(save, linear)
     if random_init:
         result = replace(result, random_init=judge(untrained(model))[0])
     return replace(result, notes=notes + result.notes)
@@ -194,10 +207,12 @@ def _given(
     blocks = None if setup.blocks is None else max(setup.blocks)
     pooled = None if setup.pooling in (None, "both") else setup.pooling == "yes"
     linear = read_linear_weights(path, model, blocks=blocks, avgpool=pooled)
-    named = linear.classes
-    if named is None:
-        named = _names_in_order(train or test, len(linear.bias_C), path)
-    asked, notes = _numbered(test, named, path)
+    classes = linear.classes
+    if classes is None:
+        classes = _names_in_order(train or test, len(linear.bias_C), path)
+    labels, notes = numbered(test, classes, str(path), "the head's")
+    asked = _Asked(test, labels, len(classes), names_in(classes, test))
+    notes += _another_model(linear, model, path)
     notes.append("without random initialization: the given weights were made for this backbone")
     given = Learned(linear, notes=notes)
     return replace(
@@ -221,7 +236,7 @@ def _judged(
     head = Heads.of(linear.weight_CD, linear.bias_C, model.device)
     ranked = head.ranking(found.array, np.arange(len(found.array)))
     return LinearResult(
-        **told(ranked, asked.labels[found.rows], asked.names, asked.test, found.rows),
+        **classes_fields(ranked, asked.labels[found.rows], asked.names, asked.test, found.rows),
         lr=learned.lr,
         epoch=learned.epoch,
         n_blocks=linear.blocks,
@@ -256,21 +271,14 @@ def _names_in_order(source: Source, count: int, path: Path) -> list[str]:
     return sorted(source.classes)
 
 
-def _numbered(test: Source, named: Sequence[str], path: Path) -> tuple[_Asked, list[str]]:
-    """The test labels as numbers of a head's classes, and what is odd."""
-    if test.labels is None or not test.classes:
-        raise UserError(f"{test.spec}: has no labels to compare with; use class folders")
-    others = [name for name in test.classes if name not in set(named)]
-    if len(others) == len(test.classes):
-        raise UserError(f"{path} and {test.spec}: have no class in common")
-    names = [*named, *others]
-    number = {name: place for place, name in enumerate(names)}
-    of_class = np.array([*(number[name] for name in test.classes), UNLABELED], np.int64)
-    notes = []
-    if others:
-        listed = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
-        notes = [f"{len(others)} test classes are not the head's ({listed}): they count as wrong"]
-    return _Asked(test, of_class[test.labels], len(named), names), notes
+def _another_model(linear: LinearWeights, model: Model, path: Path) -> list[str]:
+    """A sentence where a head learned from another model's features than it is judged on."""
+    if linear.model_hash in ("", model.hash):
+        return []
+    return [
+        f"{path}: learned from features of another model ({linear.model_hash[:8]}) than "
+        f"{model.spec} ({model.hash[:8]}), so the figures say little of either"
+    ]
 
 
 def _require_untrained(setup: Setup, save: Path | None) -> None:

@@ -13,10 +13,8 @@ Under torchrun every process trains the same head; the first one writes and dele
 Shapes: M test images, C classes, D features that the head sees.
 """
 
-import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dino_core import __version__, distributed
+from dino_core import distributed
 from dino_core.data import Source
 from dino_core.errors import UserError
 from dino_core.evaluation.classes import require_labeled
@@ -42,24 +41,25 @@ from dino_core.evaluation.linear_training import (
 )
 from dino_core.evaluation.linear_weights import LinearWeights
 from dino_core.evaluation.passes import (
-    REVISION,
+    MET,
     Passing,
     features,
+    folder_of,
     images_of,
+    meet,
+    plan_of,
+    turn,
     weights_and_shape,
 )
-from dino_core.files import held, remove_leftovers, whole_file
+from dino_core.files import remove_leftovers, whole_file
 from dino_core.gallery.features import preprocessing
 from dino_core.measures.knn import ranking_accuracy
 from dino_core.models import Model, write_tensors
 from dino_core.models.weights import as_stored, read_safetensors
 
 HEAD = "head.safetensors"
-LOCK = ".training.lock"
 CROP = "crop-{}"
-MET = "met-{}"  # was here: that process
-PAUSE = 0.1  # seconds between two looks at whether the others were
-DIGITS = 12  # of a digest, in the folder's name
+MESSAGE = "Training as published"
 
 
 def learn_as_published(
@@ -72,14 +72,15 @@ def learn_as_published(
 ) -> Learned:
     """The best head of any epoch on test. `test_labels` are numbers of the training classes.
 
-    Raises `UserError` when fewer than two classes have readable images, none of test is labeled,
-    or another process trains the same.
+    Where another start trains the same, this one waits until it has ended. Raises `UserError` when
+    fewer than two classes have readable images, or none of test is labeled.
     """
     (seen, *_), notes = setup.kinds(model)
     found = features(model, test, look_at(model, seen.blocks, seen.avgpool), passing)
     labels = test_labels[found.rows]
     require_labeled(test, labels)
-    with _workplace(_depends(train, test, seen, setup, model), passing) as (place, done):
+    plan = _plan(train, test, seen, setup, model)
+    with _workplace(plan, setup.epochs, passing) as (place, done):
         if done is None or done.epochs < setup.epochs:
             crops = NewCrops(train, setup, model, passing, place, done.epochs if done else 0)
             done = _train(crops, near(found.array, model.device), labels, done)
@@ -161,7 +162,7 @@ class NewCrops(Learning):
         self.held.clear()
         if self.place is not None:
             folder = self._crop(epoch + 1)
-            _meet(folder, self.passing)
+            meet(folder, self.passing)
             if distributed.is_main():
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -192,47 +193,54 @@ def _train(crops: NewCrops, asked: Held, labels_M: np.ndarray, done: _Done | Non
             done.write(crops.place)
         crops.forget(epoch)
 
-    crops.fit([head], crops.labeled, "Training as published", first=crops.done, after=look)
+    crops.fit([head], crops.labeled, MESSAGE, first=crops.done, after=look)
     assert done is not None
     return done
 
 
-def _depends(train: Source, test: Source, seen: Seen, setup: Setup, model: Model) -> dict[str, Any]:
-    """All that the head depends on; JSON values."""
-    return {
-        "code": [__version__, REVISION],
+def _plan(train: Source, test: Source, seen: Seen, setup: Setup, model: Model) -> dict[str, Any]:
+    """All that the head depends on."""
+    return plan_of(
+        "linear as published",
         **weights_and_shape(model),
-        "preprocessing": preprocessing(model),
-        "train": images_of(train),
-        "test": images_of(test),
-        "features": asdict(seen),
-        "training": [setup.epochs, setup.batch, setup.seed],
-    }
+        preprocessing=preprocessing(model),
+        train=images_of(train),
+        test=images_of(test),
+        features=asdict(seen),
+        training=[setup.epochs, setup.batch, setup.seed],
+    )
 
 
 @contextmanager
 def _workplace(
-    depends: dict[str, Any], passing: Passing
+    plan: dict[str, Any], epochs: int, passing: Passing
 ) -> Iterator[tuple[Path | None, _Done | None]]:
     """The folder of a training, where passes are kept, and what was done there before."""
     if passing.keep is None:
         yield None, None
         return
-    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:DIGITS]
-    place = passing.keep / f"linear-as-published-{digest}"
-    agree = passing.agree or (lambda value: value)
-    if not distributed.is_main():
-        agree(None)
+    with (
+        folder_of(plan, passing) as place,
+        turn(place, lambda: _epochs_done(place) >= epochs, passing, MESSAGE) as missing,
+    ):
+        if missing:
+            if distributed.is_main():
+                _tidy(place, _epochs_done(place))
+            if passing.agree is not None:
+                passing.agree("tidy")
         done = _Done.read(place)
-        _meet(place, passing)
+        if missing:
+            meet(place, passing)  # before the first process writes what the others read here
         yield place, done
-        return
-    with held(place / LOCK, f"{place}: another process trains this now; wait for it"):
-        done = _Done.read(place)
-        _tidy(place, done.epochs if done else 0)
-        agree("tidy")
-        _meet(place, passing)  # before this process writes what the others read here
-        yield place, done
+
+
+def _epochs_done(place: Path) -> int:
+    """How many epochs the head that lies there has seen, without reading it; 0 for none."""
+    try:
+        with safe_open(place / HEAD, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})["done"])["epochs"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return 0  # one that is damaged is told of when it is read
 
 
 def _tidy(place: Path, epochs: int) -> None:
@@ -246,16 +254,3 @@ def _tidy(place: Path, epochs: int) -> None:
     for crop in place.glob(CROP.format("*")):
         if crop.name != CROP.format(epochs + 1):
             shutil.rmtree(crop, ignore_errors=True)
-
-
-def _meet(folder: Path, passing: Passing) -> None:
-    """The first process goes on when all others have been here; once in a folder."""
-    if passing.agree is None:
-        return
-    if not distributed.is_main():
-        (folder / MET.format(distributed.rank())).touch()
-        return
-    while len(met := list(folder.glob(MET.format("*")))) < distributed.world_size() - 1:
-        time.sleep(PAUSE)
-    for mark in met:
-        mark.unlink()

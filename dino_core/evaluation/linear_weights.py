@@ -29,6 +29,7 @@ from dino_core.models.published import one_network
 from dino_core.models.weights import as_stored, read_safetensors, read_torch_file
 
 WEIGHT, BIAS = "linear.weight", "linear.bias"
+SUFFIX = ".safetensors"  # of a file that is not read as torch's
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.)*(?:linear\.)?")
 
 
@@ -41,6 +42,7 @@ class LinearWeights:
     blocks: int
     avgpool: bool
     classes: list[str] | None = None  # None: the file does not say
+    model_hash: str = ""  # of the model whose features it learned from; "": it does not say
 
 
 def read_linear_weights(
@@ -55,7 +57,7 @@ def read_linear_weights(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
+    if path.suffix == SUFFIX:
         content, metadata = read_safetensors(path)
     else:
         content, metadata = read_torch_file(path), {}
@@ -70,13 +72,19 @@ def read_linear_weights(
     return found
 
 
-def write_linear_weights(path: str | Path, linear: LinearWeights, model_hash: str = "") -> None:
+def write_linear_weights(path: str | Path, linear: LinearWeights) -> None:
     """Write a classifier as safetensors, whole or not at all."""
     metadata = {"blocks": str(linear.blocks), "avgpool": str(int(linear.avgpool))}
-    metadata |= {"classes": json.dumps(linear.classes), "model_hash": model_hash}
+    metadata |= {"classes": json.dumps(linear.classes), "model_hash": linear.model_hash}
     tensors = {WEIGHT: as_stored(linear.weight_CD), BIAS: as_stored(linear.bias_C)}
     with whole_file(Path(path)) as aside:
         write_tensors(aside, tensors, metadata)
+
+
+def check_linear_place(path: Path) -> None:
+    """Raise `UserError` for a name under which `read_linear_weights` reads another format."""
+    if path.suffix != SUFFIX:
+        raise UserError(f"{path}: a head is saved as safetensors; let the name end in {SUFFIX}")
 
 
 def deinterleaved(weight_CD: Tensor) -> Tensor:
@@ -120,7 +128,8 @@ def _described(
             raise ValueError(f"{len(classes)} names for {len(bias_C)} classes")
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{name}: its description cannot be read ({error})") from None
-    return LinearWeights(weight_CD, bias_C, blocks, avgpool, classes)
+    learned_from = metadata.get("model_hash", "")
+    return LinearWeights(weight_CD, bias_C, blocks, avgpool, classes, learned_from)
 
 
 def _told_from(

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dino_core import __version__, distributed
 from dino_core.data import BadImage, Source
@@ -47,6 +48,7 @@ from dino_core.gallery.extraction import (
     Batch,
     Embedder,
     Prepare,
+    Run,
     Tokens,
     batches,
     default_workers,
@@ -75,12 +77,12 @@ SPELLED = "spelled"  # of a plan as it is written: for those who read it, not co
 FACTS = "images.jsonl"
 LOCK = ".computing.lock"
 ITEMS = "items-{}.jsonl"
-READ = "read-{}"  # by that process, where the folder goes afterwards
+MET = "met-{}"  # was here: that process
 PAUSE = 0.2  # seconds between two looks at what the other processes have done
 LOOKED_AT = 16  # images whose content tells that a source is the same
 DIGITS = 12  # of a digest, in a folder's name
 WHOLE, OURS, BUSY = "whole", "ours", "busy"  # a pass that is asked for
-WAITING = "waiting for another process, that computes the same"
+WAITING = "waiting for another process, that computes the same in {}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,19 @@ class Look:
     unit: bool = True  # L2-normalized
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a pass runs on each image, whether that is a model or not."""
+
+    name: str  # as of a `Look`
+    prepare: Prepare
+    run: Run  # a batch of what was prepared -> float32 [B, dim]
+    dim: int
+    depends: dict[str, Any]  # JSON: all else the features depend on, but for the images
+    message: str
+    model: Model | None = None  # that runs, if any does
+
+
 def kind_look(model: Model, kind: str = "cls") -> Look:
     """The features that galleries hold: whole images as the model's preprocessing cuts them."""
     return Look(
@@ -123,57 +138,58 @@ def features(model: Model, source: Source, look: Look, passing: Passing) -> Sour
     The array is memory-mapped where the pass is kept. Raises `UserError` when the disk is full, a
     feature is not finite, or a kept pass is damaged.
     """
-    message = f"Features ({look.name}) of {source.spec} by {model.spec}"
-    run = Embedder(model, look.tokens, unit=look.unit)
-    workers = default_workers(model.device) if passing.workers is None else passing.workers
+    task = Task(
+        look.name,
+        look.prepare,
+        Embedder(model, look.tokens, unit=look.unit),
+        look.dim,
+        {**weights_and_shape(model), "settings": look.settings, "unit": look.unit},
+        f"Features ({look.name}) of {source.spec} by {model.spec}",
+        model,
+    )
+    return features_by(task, source, passing)
+
+
+def features_by(task: Task, source: Source, passing: Passing) -> SourceFeatures:
+    """`features` for anything that makes numbers of an image."""
+    device = task.model.device if task.model else torch.device("cpu")
+    workers = default_workers(device) if passing.workers is None else passing.workers
     how: dict[str, Any] = {
-        "dim": look.dim,
+        "dim": task.dim,
         "batch_size": passing.batch_size,
         "workers": workers,
-        "pin": model.device.type == "cuda",
+        "pin": device.type == "cuda",
     }
     if passing.keep is None and passing.agree is None:
+        progress, message = passing.progress, task.message
         return source_features(
-            source, look.prepare, run, progress=passing.progress, message=message, **how
+            source, task.prepare, task.run, progress=progress, message=message, **how
         )
 
     def compute(images: range) -> Generator[Batch, None, None]:
-        return batches(source, images, look.prepare, run, **how)
+        return batches(source, images, task.prepare, task.run, **how)
 
-    return _kept(model, source, look, passing, compute, message)
+    return _kept(task, source, passing, compute)
 
 
-def _kept(
-    model: Model,
-    source: Source,
-    look: Look,
-    passing: Passing,
-    compute: Compute,
-    message: str,
-) -> SourceFeatures:
+def _kept(task: Task, source: Source, passing: Passing, compute: Compute) -> SourceFeatures:
     """The pass as it lies in its folder, and before that what is missing of it."""
-    plan = _plan(
-        look.name,
-        **weights_and_shape(model),
-        **images_of(source),
-        settings=look.settings,
-        unit=look.unit,
-        dim=look.dim,
-    )
+    plan = plan_of(task.name, **task.depends, **images_of(source), dim=task.dim)
+    spelled = ({"model": task.model.spec} if task.model else {}) | {"data": source.spec}
 
     def say(done: int, total: int, _: str = "") -> None:
-        passing.progress(done, total, message)
+        passing.progress(done, total, task.message)
 
-    with _folder(plan, passing) as folder:
-        with _turn(folder, plan, passing, message) as missing:
+    with folder_of(plan, passing) as folder:
+        with turn(folder, _whole(folder, plan), passing, task.message) as missing:
             if not missing:
                 say(len(source), len(source))
             elif distributed.is_main():
                 _compute(folder, plan, len(source), compute, passing.agree, say)
-                _finish(folder, plan, model=model.spec, data=source.spec)
+                _finish(folder, plan, **spelled)
             elif passing.agree is not None:
-                take_part(folder, plan, look.dim, passing.agree, compute)
-        return _opened(folder, source, look.dim, in_memory=passing.keep is None)
+                take_part(folder, plan, task.dim, passing.agree, compute)
+        return _opened(folder, source, task.dim, in_memory=passing.keep is None)
 
 
 def _compute(
@@ -230,9 +246,9 @@ def each(
             found.append(compute(i))
         passing.progress(len(items), len(items), message)
         return found
-    plan = _plan(name, settings=settings, items=_digest(list(items)))
-    with _folder(plan, passing) as folder:
-        with _turn(folder, plan, passing, message) as missing:
+    plan = plan_of(name, settings=settings, items=digest(list(items)))
+    with folder_of(plan, passing) as folder:
+        with turn(folder, _whole(folder, plan), passing, message) as missing:
             if missing:
                 _compute_each(folder, items, compute, passing, message)
                 if distributed.is_main():
@@ -296,38 +312,41 @@ def _append(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def _turn(folder: Path, plan: dict[str, Any], passing: Passing, message: str) -> Iterator[bool]:
-    """Whether the pass is to be computed, for as long as it is ours to do so.
+def turn(
+    folder: Path, is_whole: Callable[[], bool], passing: Passing, message: str
+) -> Iterator[bool]:
+    """Whether what lies in `folder` is to be computed, for as long as it is ours to do so.
 
-    Of several processes the first one looks, and alone holds the lock; they all leave when it is
-    whole. Where another start computes the same, they wait until it has ended, however it did: what
-    it left is found whole, or gone on with.
+    What is whole is only read, and may lie on a disk that cannot be written. Of several processes
+    the first one looks, and alone holds the lock; they all leave when it is whole. Where another
+    start computes the same, they wait until it has ended, however it did: what it left is found
+    whole, or gone on with.
     """
     agree = passing.agree or _alone
     with ExitStack() as lock:
-        state = agree(_state(folder, plan, lock))
+        state = agree(_state(folder, is_whole, lock))
         if state == BUSY:
-            passing.progress(0, 1, f"{message}: {WAITING}")
+            passing.progress(0, 1, f"{message}: {WAITING.format(folder)}")
         while state == BUSY:
             time.sleep(PAUSE)
-            state = agree(_state(folder, plan, lock))
+            state = agree(_state(folder, is_whole, lock))
         yield state == OURS
         agree(WHOLE)  # the others wait here for the first one
 
 
-def _state(folder: Path, plan: dict[str, Any], lock: ExitStack) -> str:
+def _state(folder: Path, is_whole: Callable[[], bool], lock: ExitStack) -> str:
     """`WHOLE`, `BUSY`, or `OURS`, with `lock` held; only the first process knows."""
     if not distributed.is_main():
         return ""
-    if _is_whole(folder, plan):
-        return WHOLE  # and may lie on a disk that cannot be written
+    if is_whole():
+        return WHOLE
     try:
         lock.enter_context(held(folder / LOCK, BUSY))
     except UserError as error:
         if str(error) != BUSY:
             raise
         return BUSY
-    return WHOLE if _is_whole(folder, plan) else OURS  # it may have become so just now
+    return WHOLE if is_whole() else OURS  # it may have become so just now
 
 
 def _alone(value: Any) -> Any:
@@ -336,7 +355,7 @@ def _alone(value: Any) -> Any:
 
 
 @contextmanager
-def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
+def folder_of(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
     """The folder of a pass, the same one in all processes; where none is kept one that goes."""
     root, ours = passing.keep, False
     if root is None and passing.agree is not None:
@@ -344,7 +363,7 @@ def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
         root = Path(passing.agree(tempfile.mkdtemp(prefix="dino-pass-") if ours else ""))
     assert root is not None
     words = re.sub(r"\W+", "-", str(plan["what"]).lower()).strip("-")
-    folder = root / f"{words}-{_digest(plan)}"
+    folder = root / f"{words}-{digest(plan)}"
     try:
         if distributed.is_main() and not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
@@ -363,19 +382,23 @@ def _folder(plan: dict[str, Any], passing: Passing) -> Iterator[Path]:
     try:
         yield folder
         if passing.keep is None and passing.agree is not None:
-            _wait_for_readers(folder)
+            meet(folder, passing)  # not from under those that still read
     finally:
         if ours:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _wait_for_readers(folder: Path) -> None:
-    """The first process takes a folder away that is not kept, but not from under the others."""
-    if not distributed.is_main():
-        (folder / READ.format(distributed.rank())).touch()
+def meet(folder: Path, passing: Passing) -> None:
+    """The first process goes on when all others have been here; once in a folder."""
+    if passing.agree is None:
         return
-    while len(list(folder.glob(READ.format("*")))) < distributed.world_size() - 1:
+    if not distributed.is_main():
+        (folder / MET.format(distributed.rank())).touch()
+        return
+    while len(met := list(folder.glob(MET.format("*")))) < distributed.world_size() - 1:
         time.sleep(PAUSE)
+    for mark in met:
+        mark.unlink()
 
 
 def weights_and_shape(model: Model) -> dict[str, Any]:
@@ -403,7 +426,7 @@ def _looked_at(source: Source) -> str:
             found.append(source.fingerprint(i))
         except BadImage:
             found.append("")
-    return _digest(found)
+    return digest(found)
 
 
 def _container(source: Source) -> list[float] | None:
@@ -416,7 +439,7 @@ def _container(source: Source) -> list[float] | None:
     return [found.st_size, found.st_mtime]
 
 
-def _plan(what: str, **depends: Any) -> dict[str, Any]:
+def plan_of(what: str, **depends: Any) -> dict[str, Any]:
     """All that a pass depends on, the code included, as it is read again from JSON."""
     code = {"version": __version__, "revision": REVISION}
     plan: dict[str, Any] = json.loads(json.dumps({"what": what, **code, **depends}))
@@ -430,16 +453,22 @@ def _finish(folder: Path, plan: dict[str, Any], **spelled: str) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _is_whole(folder: Path, plan: dict[str, Any]) -> bool:
-    try:
-        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if isinstance(found, dict):
-        found.pop(SPELLED, None)
-    return bool(found == plan)
+def _whole(folder: Path, plan: dict[str, Any]) -> Callable[[], bool]:
+    """Whether the pass was finished, to be asked as often as needed."""
+
+    def is_whole() -> bool:
+        try:
+            found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        if isinstance(found, dict):
+            found.pop(SPELLED, None)
+        return bool(found == plan)
+
+    return is_whole
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """A short name for a JSON value."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -33,13 +33,17 @@ class Result:
         return rows
 
 
+def named(names: Sequence[str]) -> str:
+    """The first of many names, for a sentence: `a, b, c, ...`."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
 def left_out(names: Sequence[str], one: str, many: str) -> list[str]:
     """`3 images have no mask and are left out: a.jpg, b.jpg, c.jpg`; no sentence without names."""
     if not names:
         return []
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     what = f"1 image {one} and is" if len(names) == 1 else f"{len(names):,} images {many} and are"
-    return [f"{what} left out: {shown}"]
+    return [f"{what} left out: {named(names)}"]
 
 
 def unreadable(bad: Sequence[tuple[str, str]]) -> list[str]:

@@ -91,6 +91,15 @@ def rows_at_once(voters: int, classes: int, k: int) -> int:
     return max(1, min(by_similarity, by_votes, MOST_ROWS))
 
 
+def voted(ranked: dict[int, Tensor]) -> dict[int, Tensor]:
+    """What `knn_vote` gives, with no more classes than neighbors: int64 [M, min(5, C, k)].
+
+    Fewer than five neighbors name fewer than five classes, and those that fill up a ranking are no
+    guesses: the published script counts `min(5, k)` classes for top-5.
+    """
+    return {k: ranked_MC[:, :k] for k, ranked_MC in ranked.items()}
+
+
 def ranking_accuracy(ranked_MC: Array, labels_M: Array) -> Accuracy:
     """How often the first class, or any of the first five, is the right one, in percent.
 
@@ -116,6 +125,6 @@ def knn_accuracy(
     *,
     temperature: float = TEMPERATURE,
 ) -> dict[int, Accuracy]:
-    """`knn_vote`, counted: k -> accuracy. Arguments and errors as there."""
-    ranked = knn_vote(train_ND, train_labels_N, test_MD, ks, temperature=temperature)
+    """`knn_vote`, counted as published: k -> accuracy. Arguments and errors as there."""
+    ranked = voted(knn_vote(train_ND, train_labels_N, test_MD, ks, temperature=temperature))
     return {k: ranking_accuracy(ranked_MC, test_labels_M) for k, ranked_MC in ranked.items()}

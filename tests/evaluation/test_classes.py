@@ -40,7 +40,7 @@ def test_figures_are_of_the_rows_that_were_read(test: Path) -> None:
     rows = np.array([0, 2, 5, 6, 11])  # the others could not be read
     labels = np.array([1, 1, -1, 2, 2])  # one is not labeled
     ranked = torch.tensor([[1, 0, 2], [2, 1, 0], [1, 2, 0], [0, 1, 2], [2, 1, 0]])
-    told = classes.told(ranked, labels, NAMES, source, rows)
+    told = classes.classes_fields(ranked, labels, NAMES, source, rows)
     assert (told["top1"], told["top5"], told["test_images"]) == (50, 100, 4)
     assert told["per_class"] == {"b": 50, "c": 50}
     assert told["confusions"] == [
@@ -48,7 +48,7 @@ def test_figures_are_of_the_rows_that_were_read(test: Path) -> None:
         ("c", "a", 1, [source.ids[6]]),
     ]
     with pytest.raises(UserError, match="no image that is labeled and readable"):
-        classes.told(ranked, np.full(5, -1), NAMES, source, rows)
+        classes.classes_fields(ranked, np.full(5, -1), NAMES, source, rows)
 
 
 def test_labels_are_matched_by_name(train: Path, tmp_path: Path, write_colors: Callable) -> None:
@@ -69,7 +69,37 @@ def test_images_that_are_in_both_are_told(train: Path, tmp_path: Path) -> None:
     some = open_source(tmp_path / "some.csv")
     labels, notes = classes.labels_as_in(open_source(train), some)
     assert labels.tolist() == [0, 0, 1, -1, 0]
-    assert notes == ["4 test images are also in train, where they find themselves"]
+    assert notes == ["4 test images are also in train: the figures flatter"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            "scenes:6",
+            r"^scenes:6: is both train and test, so it would be judged on what it learned",
+        ),
+        (
+            "scenes:2-5",
+            r"^scenes:2-5: all test images are also in train \(scenes:6\), so it would be",
+        ),
+    ],
+)
+def test_what_was_learned_from_is_no_test(asked: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        classes.labels_as_in(open_source("scenes:6"), open_source(asked), "a linear classifier")
+
+
+def test_labels_are_numbers_of_any_list_of_classes(test: Path) -> None:
+    source = open_source(test)  # b and c
+    labels, notes = classes.numbered(source, ["x", "c", "y"], "head.pth", "the head's")
+    names = classes.names_in(["x", "c", "y"], source)
+    assert names == ["x", "c", "y", "b"] and labels.tolist() == [3] * 6 + [1] * 6
+    assert notes == ["1 test classes are not the head's (b): they count as wrong"]
+    with pytest.raises(
+        UserError, match=r"head\.pth and .*: have no class in common \(x against b, c"
+    ):
+        classes.numbered(source, ["x"], "head.pth", "the head's")
 
 
 @pytest.mark.parametrize(("labels", "enough"), [([0, 1], True), ([0, 0], False), ([1, -1], False)])

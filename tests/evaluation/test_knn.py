@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_figures_are_the_vote_on_the_gallery_s_features(model: Model) -> None:
 def test_classes_are_matched_by_name_not_by_number(model: Model, train: Path, test: Path) -> None:
     result = knn.evaluate(model, open_source(train), open_source(test), ks=(1,), pixels=True)
     assert result.pixels is not None and result.pixels.top1 == 100  # b is 1 in train, 0 in test
-    assert result.random_init is not None and result.random_init.model == "untrained"
+    assert result.random_init is not None and result.random_init.model == "tiny (random init)"
     assert result.random_init.model_hash != result.model_hash
 
 
@@ -138,6 +139,38 @@ def test_raw_pixels_of_rgb_are_normalized_as_for_a_model(train: Path) -> None:
     np.testing.assert_allclose(found[0], plain.ravel() / np.linalg.norm(plain), atol=1e-6)
 
 
+def test_raw_pixels_are_kept_and_gone_on_with(train: Path, tmp_path: Path) -> None:
+    """3,072 numbers an image are 15.7 GB of ImageNet: on the disk, mapped, and not made twice."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, *_: object) -> None:
+        if done >= 20:
+            raise Stop
+
+    (train / "a" / "00.png").write_bytes(b"nothing")
+    source, keep = open_source(train), tmp_path / "keep"
+    with pytest.raises(Stop):
+        knn.pixel_features(source, Passing(keep, batch_size=4, workers=0, progress=stop))
+    said: list[int] = []
+    passing = Passing(keep, batch_size=4, workers=0, progress=lambda done, *_: said.append(done))
+    found = knn.pixel_features(source, passing)
+    plain = knn.pixel_features(source, Passing(workers=0))
+    assert min(said) == 20 and isinstance(found.array, np.memmap)
+    np.testing.assert_array_equal(found.array, plain.array)
+    assert found.rows.tolist() == plain.rows.tolist() == list(range(1, 36))
+    assert [name for name, _ in found.bad] == [name for name, _ in plain.bad] == ["a/00.png"]
+    again = knn.pixel_features(open_source(train), replace(passing, progress=stop_at_once))
+    np.testing.assert_array_equal(again.array, plain.array)
+    (kept,) = keep.iterdir()
+    assert kept.name.startswith("raw-pixels-")
+
+
+def stop_at_once(done: int, total: int, _: str) -> None:
+    assert done == total, "nothing is computed"
+
+
 @pytest.mark.parametrize(
     ("voters", "classes", "k", "most_rows"),
     [
@@ -177,6 +210,27 @@ def test_a_vote_in_small_pieces_is_the_plain_vote(monkeypatch: pytest.MonkeyPatc
                 votes[labels[j]] += np.exp(similarities[j] / 0.07)
             expected = sorted(range(7), key=lambda c: (-votes[c], c))[:5]
             assert ranked[k][i].tolist() == expected
+
+
+def test_top5_of_fewer_neighbors_counts_no_more_classes_than_these() -> None:
+    """Three images on a circle, by hand; the published script counts min(5, k) classes."""
+    angles = np.radians([0, 10, 20, 90, 100, 110, 180])
+    train = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    labels, test = np.array([3, 4, 5, 0, 1, 2, 6]), train[[0, 3, 6]]
+    truth = np.array([4, 1, 0])  # of the second, second and fourth neighbor
+    found = knn_accuracy(train, labels, test, truth, [1, 2, 5])
+    assert [(one.top1, round(one.top5, 3)) for one in found.values()] == [
+        (0, 0), (0, 66.667), (0, 100),
+    ]  # fmt: skip
+    filled = knn_vote(train, labels, test, [1])[1]
+    assert filled[2].tolist() == [6, 0, 1, 2, 3]  # and class 0 would have counted
+
+
+def test_fewer_neighbors_flatter_no_protocol(model: Model) -> None:
+    train, test = open_source("scenes:40"), open_source("scenes:100-116")
+    result = knn.evaluate(model, train, test, ks=(1,), random_init=False, pixels=True)
+    assert result.top5 == result.top1 == result.per_k[1].top5
+    assert result.pixels is not None and result.pixels.top5 == result.pixels.top1
 
 
 @pytest.mark.parametrize(
@@ -227,6 +281,6 @@ def test_the_command_line_saves_what_it_prints(
     for figures in (saved, saved["random_init"], saved["pixels"]):
         assert 0 <= figures["top1"] <= figures["top5"] <= 100
         assert set(figures["per_k"]) == {"1", "5"}
-    assert saved["protocol"] == "knn" and len(list((tmp_path / "features").iterdir())) == 4
+    assert saved["protocol"] == "knn" and len(list((tmp_path / "features").iterdir())) == 6
     table = capsys.readouterr().out
     assert f"{saved['top1']:.2f}" in table and "untrained" in table and "raw pixels" in table

@@ -1,5 +1,6 @@
 """The linear protocol around the heads: what they see, how they are chosen, what is reported."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,11 +17,18 @@ from sklearn.linear_model import LogisticRegression
 
 from dino_core.data import Source, open_source
 from dino_core.errors import UserError
-from dino_core.evaluation import linear, linear_features, linear_published, linear_training
+from dino_core.evaluation import (
+    linear,
+    linear_features,
+    linear_published,
+    linear_training,
+    passes,
+)
 from dino_core.evaluation.linear_weights import interleaved, read_linear_weights
 from dino_core.evaluation.passes import Look, Passing, features
+from dino_core.files import held
 from dino_core.gallery.features import SourceFeatures
-from dino_core.models import Model, ModelInfo, create_backbone
+from dino_core.models import Model, ModelInfo, create_backbone, untrained
 from dino_core.models.conv import ConvBackbone
 from dino_core.rng import permutation
 
@@ -228,11 +236,36 @@ def test_a_head_that_cannot_be_saved_is_not_trained(
 ) -> None:
     said: list[str] = []
     passing = replace(HERE, progress=lambda done, total, message: said.append(message))
-    with pytest.raises(UserError, match="is a folder"):
-        linear.evaluate(
-            model, open_source(train), open_source(test), save=tmp_path, passing=passing, **QUICK
-        )
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, sentence in (
+        ("folder.safetensors", "is a folder"),
+        ("head.pth", r"head\.pth: a head is saved as safetensors; let the name end in \.safeten"),
+        ("head", r"let the name end in \.safetensors"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            linear.evaluate(
+                model, open_source(train), open_source(test), save=tmp_path / name,
+                passing=passing, **QUICK,
+            )  # fmt: skip
     assert not said
+
+
+def test_a_head_that_learned_from_another_model_is_judged_with_a_note(
+    model: Model, train: Path, test: Path, tmp_path: Path
+) -> None:
+    path, source = tmp_path / "head.safetensors", open_source(test)
+    linear.evaluate(model, open_source(train), source, save=path, passing=HERE, **QUICK)
+    other = untrained(model)
+    own, others = (
+        linear.evaluate(one, None, source, weights=path, passing=HERE).notes
+        for one in (model, other)
+    )
+    assert not any("another model" in note for note in own)
+    (note,) = (note for note in others if "another model" in note)
+    assert note.startswith(
+        f"{path}: learned from features of another model ({model.hash[:8]}) than tiny "
+        f"(random init) ({other.hash[:8]}), "
+    )
 
 
 def test_random_initialization_is_judged_in_the_same_call(
@@ -451,6 +484,58 @@ def test_a_run_that_was_stopped_between_two_writes_is_tidied(
 
 def raise_interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def test_a_finished_run_is_only_read(
+    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it may lie on a disk that cannot be written, and its lock be held by somebody."""
+    passing = Passing(keep=tmp_path / "keep", workers=0)
+    once = as_published(model, train, test, passing, 2)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "keep").rglob("*")}
+
+    def write(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is to be written")
+
+    with monkeypatch.context() as patch:
+        for module, name in ((passes, "held"), (passes, "write_json"), (Path, "mkdir")):
+            patch.setattr(module, name, write)
+        patch.setattr(linear_published, "whole_file", write)
+        patch.setattr(linear_published, "_tidy", write)
+        again = as_published(model, train, test, passing, 2)
+    assert again.as_dict() == once.as_dict()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "keep").rglob("*")} == written
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_second_start_waits_for_the_first(
+    model: Model, train: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    finished: bool,
+) -> None:  # fmt: skip
+    """What the first one leaves, finished or stopped, is found when its lock is free."""
+    crops, elsewhere = Crops(monkeypatch), Passing(keep=tmp_path / "elsewhere", workers=0)
+    crops.stop_at = -1 if finished else 36 + 5
+    with contextlib.suppress(KeyboardInterrupt):
+        as_published(model, train, test, elsewhere, 2)
+    (made,) = (tmp_path / "elsewhere").glob("linear-as-published-*")
+    place = tmp_path / "keep" / made.name
+    lock, said = contextlib.ExitStack(), []
+    lock.enter_context(held(place / passes.LOCK, "held twice"))
+
+    def ended(_: float) -> None:
+        shutil.copytree(made, place, dirs_exist_ok=True)
+        lock.close()
+
+    monkeypatch.setattr(passes.time, "sleep", ended)
+    crops.views, crops.stop_at = [], -1
+    passing = Passing(
+        tmp_path / "keep", workers=0, progress=lambda done, total, message: said.append(message)
+    )
+    found = as_published(model, train, test, passing, 2)
+    assert set(crops.views) == (set() if finished else {2})
+    waiting = f"Training as published: {passes.WAITING.format(place)}"
+    assert said.count(waiting) == 1
+    assert found.as_dict() == as_published(model, train, test, HERE, 2).as_dict()
 
 
 def test_other_data_or_settings_are_another_run(

@@ -93,10 +93,11 @@ def test_safetensors_with_any_names_are_read(
 
 def test_ours_say_what_they_are(model: Model, tmp_path: Path) -> None:
     state, names = layer(3 * WIDTH, classes=2), ["b", "ä"]
-    linear = LinearWeights(state["linear.weight"], state["linear.bias"], 2, True, names)
-    write_linear_weights(tmp_path / "ours.safetensors", linear, model.hash)
+    linear = LinearWeights(state["linear.weight"], state["linear.bias"], 2, True, names, "a1")
+    write_linear_weights(tmp_path / "ours.safetensors", linear)
     found = read_linear_weights(tmp_path / "ours.safetensors", model)
     assert (found.blocks, found.avgpool, found.classes) == (2, True, names)
+    assert found.model_hash == "a1"
     assert torch.equal(found.weight_CD, linear.weight_CD)
     assert torch.equal(found.bias_C, linear.bias_C)
 

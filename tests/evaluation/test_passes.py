@@ -245,8 +245,8 @@ def test_who_asks_for_what_another_computes_waits_for_it(
     assert seen == (list(range(12, COUNT)) if died else [])
     plain = features_of(model, source, batch_size=4, workers=0).array
     np.testing.assert_array_equal(found.array, plain)
-    message = f"Features (cls) of {source.spec} by tiny"
-    assert [said for said in told if WAITING in said[2]] == [(0, 1, f"{message}: {WAITING}")]
+    message, waiting = f"Features (cls) of {source.spec} by tiny", WAITING.format(other.folder)
+    assert [said for said in told if waiting in said[2]] == [(0, 1, f"{message}: {waiting}")]
     assert told[-1] == (COUNT, COUNT, message)
 
 
