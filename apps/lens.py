@@ -452,7 +452,7 @@ def serve(options: Options) -> None:
         state_session_capacity=200,
         favicon_path=ASSETS / "mark.svg",
         theme=theme(),
-        head=style(),
+        head=f"<script>{(ASSETS / 'stream.js').read_text(encoding='utf-8')}</script>{style()}",
         app_kwargs={"routes": [APIRoute("/thumbs/{key}/{row}", page.thumbnail), *endpoints.ROUTES]},
         prevent_thread_lock=True,
     )
