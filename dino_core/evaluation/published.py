@@ -198,7 +198,7 @@ WHITENED = (
     Setting("whitened", ("whitening",), bool, "not"),
     _is("whitening_dim", None, "whitening that keeps all axes"),
 )
-# VOC's validation images have masks of objects, which the published figure is of, and of classes
+# VOC's validation images have masks of objects, of which the figure's author speaks, and of classes
 # (SegmentationClass), in which all objects of a class are one. It gives no number of objects for
 # them alone (6,929 with the training images), and counts by others part by a few around 3,420.
 # Of classes an image has one or two, about 2,150 together.
@@ -258,7 +258,7 @@ def _attention() -> list[Published]:
     ]
     return [
         Published(
-            "attention", architecture, training, VOC, {"jaccard": iou},
+            "attention", architecture, training, VOC, {"image_jaccard": iou},
             f"{PAPER}, figure 4, which tells no image size", ATTENTION,
         )
         for architecture, training, iou in rows

@@ -71,6 +71,7 @@ def test_counted_by_hand(model, halves, tmp_path):
     # upper right: head 0 none of it, head 1 half of the upper half
     # upper quarter: head 0 shares 300 of 1,500 pixels, head 1 half
     np.testing.assert_allclose(result.jaccard, (1 + 1 / 2 + 1 / 2) / 3)
+    np.testing.assert_allclose(result.image_jaccard, ((1 + 1 / 2) / 2 + 1 / 2) / 2)
     np.testing.assert_allclose(result.per_head, [(1 + 0 + 1 / 5) / 3, (1 / 3 + 1 / 2 + 1 / 2) / 3])
     assert (result.images, result.objects, result.best) == (2, 3, 1)
     assert result.random_init is None and result.notes == []

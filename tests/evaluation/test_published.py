@@ -43,8 +43,8 @@ def figure(protocol, model, name, data=None):
     [
         ("knn", "ViT-S/8, DINO", "top1", 78.3),  # these two stand in the paper's abstract
         ("linear", "ViT-B/8, DINO", "top1", 80.1),
-        ("attention", "ViT-S/16, DINO", "jaccard", 0.459),
-        ("attention", "ViT-S/8, not trained", "jaccard", 0.218),
+        ("attention", "ViT-S/16, DINO", "image_jaccard", 0.459),
+        ("attention", "ViT-S/8, not trained", "image_jaccard", 0.218),
         ("video", "ViT-B/8, DINO", "jf_mean", 0.714),
         ("copies", "ViT-B/8, DINO, 320 px", "map", 85.5),
     ],

@@ -86,7 +86,7 @@ PROTOCOLS = {
     "attention": Protocol(
         "Attention masks",
         "Mean overlap (IoU) of each object with the attention head that covers it best.",
-        _shares(("jaccard", "IoU")),
+        _shares(("jaccard", "IoU"), ("image_jaccard", "IoU, mean of images")),
         ("keep", "layer", "size"),
         masks=True,
     ),
