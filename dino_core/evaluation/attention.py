@@ -2,8 +2,9 @@
 
 Published protocol (DINO, section 4.2.2): of each head of the last layer the patches that hold 60 %
 of its mass; for every object the head with the largest intersection over union; the mean over an
-image's objects, then over images, as its author's code does it (`image_jaccard`). Images with many
-objects weigh more in the mean over all objects (`jaccard`). Masks are scored at the mask file's own size, attention is enlarged to nearest neighbors.
+image's objects, then over images, as its author's code does it (`image_jaccard`). In the mean over
+all objects (`jaccard`) images with many of them weigh more. Masks are scored at the mask file's own
+size, attention is enlarged to nearest neighbors.
 
 The protocol itself is told only in an issue of the published repository (number 54), and no size
 with it. Ours is 480 px on the short side, in the image's own shape: the published script for
