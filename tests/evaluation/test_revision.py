@@ -15,10 +15,20 @@ import torch
 from PIL import Image, ImageDraw
 
 from dino_core.data import Source, open_source
-from dino_core.evaluation import attention, copies, objects, retrieval, saliency, unlabeled, video
+from dino_core.evaluation import (
+    attention,
+    copies,
+    knn,
+    objects,
+    retrieval,
+    saliency,
+    unlabeled,
+    video,
+)
 from dino_core.evaluation.attentive import patch_look
 from dino_core.evaluation.linear_features import RandomCrops, look_at
 from dino_core.evaluation.passes import FEATURES, REVISION, Look, Passing, features, kind_look
+from dino_core.evaluation.video_frames import patch_features
 from dino_core.gallery.features import KINDS
 from dino_core.models import Model, ModelInfo, create_backbone
 
@@ -26,6 +36,7 @@ INFO = ModelInfo(
     "vit_tiny_patch16_224", 8, 32, options={"depth": 2, "embed_dim": 24, "num_heads": 3}
 )
 COUNT, WIDTH, HEIGHT = 4, 72, 56
+ODD = (3, 0, 72, 53)  # pixels of an image that as published is padded, or rounded, to whole patches
 CHANGED = (
     "passes now compute something else, and kept ones would go on being found: raise REVISION in "
     "dino_core/evaluation/passes.py, and write here what they compute now:\n"
@@ -39,6 +50,9 @@ FEATURES_ARE: dict[str, tuple[float, float]] = {
     "2 blocks + mean": (0.8855, 0.7382),
     "2 blocks of crops": (0.2141, -1.6084),
     "patch tokens": (-0.7208, -0.3571),
+    "raw pixels": (1.5023, -1.1481),
+    "frame": (-0.3204, -0.3474),
+    "frame's published red": (0.003, 0.0576),
     "cls-of-whole-images": (-0.22, 0.2219),
     "cls-of-whole-images 1": (0.1321, 0.0805),
     "cls-and-gem-of-squares": (0.4402, -1.2442),
@@ -56,6 +70,8 @@ FIGURES_ARE: dict[str, float] = {
     "saliency, eigenvector, IoU": 0.6159,
     "saliency, attention": 0.3175,
     "saliency, attention, IoU": 0.1172,
+    "objects as published": 0.6887,
+    "saliency as published": 0.8462,
     "video, J": 0.8325,
     "video, F": 0.6125,
     "cosine after gaussian_noise": 0.9968,
@@ -104,7 +120,7 @@ def picture(number: int, shift: int = 0) -> tuple[Image.Image, Image.Image]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `photos` and `masks`, the layouts of Copydays and of DAVIS, a ground truth."""
+    """Folders `photos` and `masks`, odd parts of these, the layouts of Copydays and of DAVIS."""
     root = tmp_path_factory.mktemp("made")
 
     def save(image: Image.Image, *place: str) -> None:
@@ -116,6 +132,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image, mask = picture(i)
         save(image, "photos", f"{i}.png")
         save(mask, "masks", f"{i}.png")
+        save(image.crop(ODD), "odd", f"{i}.png")
+        save(mask.crop(ODD), "odd masks", f"{i}.png")
         save(image, "copydays", "originals", f"{i}.png")
         save(image.crop((6, 6, 64, 50)), "copydays", "copies", f"{i}-crop.png")
         frame, labels = picture(0, shift=2 * i)
@@ -134,7 +152,16 @@ def looked(model: Model, source: Source) -> dict[str, np.ndarray]:
         "patch tokens": (source, patch_look(model)),
     }
     passing = Passing(workers=0)
-    return {name: features(model, *both, passing).array for name, both in looks.items()}
+    found = {name: features(model, *both, passing).array for name, both in looks.items()}
+    pixels = knn.pixel_features(source, passing).array
+    found["raw pixels"] = pixels * pixels.shape[1] ** 0.5  # numbers as large as the others are
+    frame = np.asarray(picture(0)[0])
+    plain, red = (
+        patch_features(model, frame, HEIGHT, WIDTH, as_published=published).cpu().numpy()
+        for published in (False, True)
+    )
+    found |= {"frame": plain, "frame's published red": 100 * (red - plain)}  # 0.228, not 0.229
+    return found
 
 
 def kept(model: Model, made: Path, keep: Path) -> dict[str, np.ndarray]:
@@ -170,6 +197,10 @@ def figures(model: Model, made: Path) -> dict[str, float]:
     for kind in saliency.MAPS:
         soft = saliency.evaluate(model, photos, masks, map=kind, size=56, tau=0.2, **how)
         found |= {f"saliency, {kind}": soft.max_f, f"saliency, {kind}, IoU": soft.iou}
+    odd = open_source(str(made / "odd")), made / "odd masks"
+    padded = objects.evaluate(model, *odd, as_published=True, **how)
+    rounded = saliency.evaluate(model, *odd, as_published=True, **how)
+    found |= {"objects as published": padded.jaccard, "saliency as published": rounded.max_f}
     followed = video.evaluate(model, made / "davis", size=56, **how)
     found |= {"video, J": followed.j_mean, "video, F": followed.f_mean}
     spoiled = unlabeled.evaluate(model, photos, severities=(3,), k=1, **how)
