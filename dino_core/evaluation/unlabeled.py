@@ -254,7 +254,7 @@ def _judged(
         **_robustness(model, asked),
         dim=raw_MD.shape[1],
         images=len(asked.rows),
-        model=name,
+        model=model.spec,
         model_hash=model.hash,
         data=source.spec,
         data_hash=source_hash(source),

@@ -37,10 +37,10 @@ from typing import Any
 import numpy as np
 
 from dino_core.errors import UserError
-from dino_core.evaluation.davis import Davis, named, open_davis
+from dino_core.evaluation.davis import Davis, open_davis
 from dino_core.evaluation.passes import Passing, each, weights_and_shape
 from dino_core.evaluation.propagation import Propagation
-from dino_core.evaluation.results import Result
+from dino_core.evaluation.results import Result, named
 from dino_core.evaluation.video_frames import SIZE
 from dino_core.evaluation.video_scores import How, score_video, sentences
 from dino_core.gallery.progress import Progress

@@ -14,9 +14,10 @@ import numpy as np
 
 from dino_core.data import BadImage
 from dino_core.data.decode import decode_image
-from dino_core.evaluation.davis import Video, named, read_labels, write_labels
+from dino_core.evaluation.davis import Video, read_labels, write_labels
 from dino_core.evaluation.mask_files import VOID
 from dino_core.evaluation.propagation import Follower, Propagation, one_hot, segmented
+from dino_core.evaluation.results import named
 from dino_core.evaluation.video_frames import fed_size, patch_features
 from dino_core.lenses.render import nearest
 from dino_core.measures.segmentation import boundary, region

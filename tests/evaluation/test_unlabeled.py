@@ -153,7 +153,7 @@ def test_the_untrained_is_judged_by_the_same(model, source, result) -> None:
     chance = result.random_init
     for name in ("rankme", "alignment", "uniformity", "cosine", "kept", "retrieval", "moved_most"):
         assert getattr(chance, name) == getattr(alone, name)
-    assert (chance.model, alone.overlap, alone.random_init) == ("untrained", {}, None)
+    assert (chance.model, alone.overlap, alone.random_init) == ("tiny (random init)", {}, None)
 
 
 def test_where_the_untrained_is_ahead_is_said_in_the_words_of_the_table(result) -> None:
