@@ -16,6 +16,7 @@ from dino_core import distributed
 
 WRONG = 2  # the exit status after a user's mistake, as argparse has it
 INTERRUPTED = 130  # the shell's exit status for a program ended by Ctrl-C
+UNREAD = 141  # and for one that nobody reads any more
 
 
 def at_least(lowest: int, **settings: int | None) -> None:
@@ -44,6 +45,16 @@ def _end_now(_kind: int, _frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
+def _output_is_lost() -> bool:
+    """Whether standard output takes no more; then nothing is tried again at the very end."""
+    try:
+        print(flush=True)  # what failed may have been thrown away: an empty line tells
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def end_if_known() -> None:
     """End at once in a process that torchrun started anew after a user's mistake: it would meet the
     same. Every `command` asks; a script can ask before it loads torch."""
@@ -56,7 +67,8 @@ def end_if_known() -> None:
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a script's `main`: a `UserError` becomes one line on stderr and exit status 2.
 
-    Ctrl-C ends quietly with status 130; other exceptions keep their traceback. Of the processes
+    Ctrl-C ends quietly with status 130, output that nobody reads with 141; other exceptions keep
+    their traceback. Of the processes
     that torchrun started one says the line; after a restart none does, nor tries again.
     """
 
@@ -67,6 +79,15 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             main(*args, **kwargs)
+            sys.stdout.flush()
+        except OSError as error:
+            if not _output_is_lost():
+                raise
+            if isinstance(error, BrokenPipeError):  # as `| head` ends the reading
+                sys.exit(UNREAD)
+            reason = error.strerror or error
+            print(f"error: what is printed cannot be written ({reason})", file=sys.stderr)
+            sys.exit(WRONG)
         except UserError as error:
             met_at = time.time()
             if distributed.may_speak():

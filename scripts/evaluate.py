@@ -394,12 +394,21 @@ def main() -> None:
             progress=progress if distributed.is_main() else silent,
             agree=partial(agreed, device=cpu) if several else None,
         )
-        result = args.run(model, passing)
-    if distributed.is_main():
-        print(result.table())
-        if args.json is not None:
-            name = next(name for name, kind in PROTOCOLS.items() if type(args) is kind)
-            write_json(args.json, {"protocol": name} | result.as_dict())
+        try:
+            result = args.run(model, passing)
+        except KeyboardInterrupt:
+            if args.features is not None and distributed.is_main():
+                kept = f"what was computed is kept in {args.features}; the same command goes on"
+                print(f"\n{kept}", end="", file=sys.stderr)
+            raise
+    if not distributed.is_main():
+        return
+    if args.json is not None:  # before the table, which may not find a reader
+        name = next(name for name, kind in PROTOCOLS.items() if type(args) is kind)
+        write_json(args.json, {"protocol": name} | result.as_dict())
+    print(result.table())
+    if args.json is not None:
+        print(f"saved in {args.json}")
 
 
 def _report(args: Report) -> None:

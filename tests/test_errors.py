@@ -1,10 +1,20 @@
 """What a user sees when something goes wrong: one sentence, or nothing after Ctrl-C."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from dino_core.errors import INTERRUPTED, UserError, at_least, command, quiet_while_importing
+from dino_core.errors import (
+    INTERRUPTED,
+    UNREAD,
+    UserError,
+    at_least,
+    command,
+    quiet_while_importing,
+)
 
 
 def test_a_user_error_is_one_line_and_status_2(capsys):
@@ -62,6 +72,36 @@ def test_a_defect_of_ours_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         main()
+
+
+PRINTS = """
+from dino_core.errors import command
+
+@command
+def main():
+    print("a figure")
+
+main()
+"""
+
+
+def test_output_that_nobody_reads_ends_without_a_word(repository):
+    """Also what is less than a buffer holds, which is written when all is done."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", PRINTS]
+    done = subprocess.run(words, cwd=repository, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (UNREAD, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_output_that_has_no_room_is_a_sentence(repository):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-c", PRINTS]
+        done = subprocess.run(words, cwd=repository, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "error: what is printed cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_arguments_and_name_pass_through():

@@ -147,6 +147,33 @@ def test_a_protocol_runs_saves_and_goes_on(
     assert computed(tmp_path / "features") == before, "nothing is computed twice"
 
 
+def test_ctrl_c_says_what_is_kept(
+    run: Any, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script.knn, "evaluate", stopped)
+    with pytest.raises(SystemExit) as end:
+        run("knn", "--train", SCENES, "--test", "scenes:100-112")
+    kept = f"what was computed is kept in {tmp_path / 'features'}; the same command goes on"
+    assert end.value.code == 130 and kept in capsys.readouterr().err
+
+
+def test_figures_are_saved_before_they_are_told(
+    run: Any, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was to read the table may have gone."""
+
+    def unread(result: Any) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(script.attention.AttentionResult, "table", unread)
+    with pytest.raises(BrokenPipeError):
+        run("attention", "--data", "scenes:2", "--size", 64, "--no-random-init")
+    assert "jaccard" in json.loads((tmp_path / "attention.json").read_text(encoding="utf-8"))
+
+
 def test_a_report_of_what_was_saved(run: Any, script: Any, tmp_path: Path, capsys: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -66,7 +66,7 @@ class AttentionResult(MasksResult):
                 f"{name:{width}}  {row.jaccard:>20.1%}  {row.image_jaccard:>14.1%}  {alone:>16}"
             )
         scored = f"mean IoU over {self.objects:,} objects in {self.images:,} images"
-        lines.append(f"{scored}, fed at {self.size} px")
+        lines.append(f"{scored}, {self.fed_at}")
         return "\n".join(lines + self.notes)
 
 

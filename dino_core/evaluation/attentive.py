@@ -51,6 +51,7 @@ from dino_core.evaluation.heads import (
     scores,
 )
 from dino_core.evaluation.linear_training import (
+    CHOSEN,
     HELD_OUT,
     RATE_BATCH,
     default_batch,
@@ -139,6 +140,8 @@ class AttentiveResult(ClassesResult):
             how = f"lr {row.lr:g}, epoch {row.epoch} of {row.epochs}"
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
         lines.append(f"{self.test_images:,} test images, {self.train_images:,} to learn from")
+        if self.held_out is not None:
+            lines.append(CHOSEN.format(self.held_out))
         lines.append(f"{self.gigabytes:.2g} GB of patch tokens were held")
         return "\n".join(lines + self.confused() + self.notes)
 

@@ -46,6 +46,7 @@ from dino_core.evaluation.heads import Heads
 from dino_core.evaluation.linear_features import Seen, look_at
 from dino_core.evaluation.linear_published import learn_as_published
 from dino_core.evaluation.linear_training import (
+    CHOSEN,
     EPOCHS,
     RATES,
     Learned,
@@ -99,6 +100,8 @@ class LinearResult(ClassesResult):
             lines.append(f"{name:{width}} {row.top1:9.2f}{row.top5:9.2f}  {how}")
         learned = f"{self.train_images:,} to learn from" if not self.weights else self.weights
         lines.append(f"{self.test_images:,} test images, {learned}")
+        if self.held_out is not None:
+            lines.append(CHOSEN.format(self.held_out))
         return "\n".join(lines + self.confused() + self.notes)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dino_core.data import Source
-from dino_core.errors import UserError
+from dino_core.errors import UserError, at_least
 from dino_core.evaluation.classes import require_two_classes
 from dino_core.evaluation.heads import Heads, Held, moments, near
 from dino_core.evaluation.heads import train as train_heads
@@ -43,6 +43,9 @@ BATCH = 1024  # 8 GPUs with 128 images each
 STEPS = 32  # least batches of an epoch by default: few images would hardly be trained on
 LEAST_BATCH = 32
 HELD_OUT = 0.1
+CHOSEN = (
+    "chosen on a tenth of the training images, of which {:.1f} % were right; test is judged once"
+)
 
 Pooling = Literal["no", "yes", "both"]
 
@@ -73,11 +76,8 @@ class Setup:
             raise UserError(f"rates {self.rates}: name at least one rate, each above 0")
         if self.pooling not in (None, "no", "yes", "both"):
             raise UserError(f"avgpool {self.pooling!r}: choose no, yes or both")
-        if self.epochs < 1 or self.views < 0 or (self.batch is not None and self.batch < 1):
-            raise UserError(
-                f"epochs {self.epochs}, views {self.views}, batch {self.batch}: an epoch, an image "
-                "a batch and no views are the least"
-            )
+        at_least(1, epochs=self.epochs, batch=self.batch)
+        at_least(0, views=self.views)
         if self.as_published:
             self._require_published()
 

@@ -83,7 +83,8 @@ class LowShotResult(Result):
             linear = "".join(f"{one.top1:7.2f} ± {one.top1_deviation:4.2f}" for one in few)
             votes = "".join(f"{one.knn:7.2f} ± {one.knn_deviation:4.2f}" for one in few)
             lines += [f"{name + ', linear':{width}}{linear}", f"{name + ', k-NN':{width}}{votes}"]
-        lines.append(f"{self.test_images:,} test images, {self.repeats} draws of the labels")
+        drawn = "one draw" if self.repeats == 1 else f"mean and deviation of {self.repeats} draws"
+        lines.append(f"{self.test_images:,} test images, {drawn} of the labels")
         return "\n".join(lines + self.notes)
 
 

@@ -15,6 +15,7 @@ from dino_core.data import BadImage
 from dino_core.data.decode import as_bad_image, open_checked
 
 VOID = 255
+MAX_ASPECT_ERROR = 0.05  # a mask that differs more in shape belongs to another image
 MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}
 
 

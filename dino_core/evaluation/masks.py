@@ -22,14 +22,12 @@ import numpy as np
 from dino_core.data import BadImage, Source
 from dino_core.data.decode import looks_like_image, read_file
 from dino_core.errors import UserError
-from dino_core.evaluation.mask_files import MASK_SUFFIXES, VOID, mask_values
+from dino_core.evaluation.mask_files import MASK_SUFFIXES, MAX_ASPECT_ERROR, VOID, mask_values
 from dino_core.evaluation.passes import Passing, each, images_of, weights_and_shape
 from dino_core.evaluation.results import Result, left_out, unreadable
 from dino_core.gallery.features import preprocessing
 from dino_core.gallery.images import source_hash
 from dino_core.models import Model
-
-MAX_ASPECT_ERROR = 0.05  # a mask that differs more in shape belongs to another image
 
 
 class DamagedMask(Exception):
@@ -113,6 +111,11 @@ class MasksResult(Result):
     masks: str
     masks_hash: str
     images_scored: list[tuple[str, float]] = field(repr=False)  # id, share
+
+    @property
+    def fed_at(self) -> str:
+        """At which size images were fed, for a table."""
+        return "each at its own size" if self.size is None else f"fed at {self.size} px"
 
     def best_and_worst(self, n: int = 6) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """(id, share) of the `n` images whose objects are found best, and of the `n` worst."""

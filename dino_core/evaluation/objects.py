@@ -88,11 +88,12 @@ class ObjectsResult(MasksResult):
         """A few lines for a terminal."""
         rows = self.rows()
         width = max(map(len, [*rows, "model"]))
-        lines = [f"{'model':{width}}  IoU, all objects  IoU, best object  CorLoc"]
+        lines = [f"{'model':{width}}  IoU of the cut  IoU of its main part  CorLoc"]
         for name, row in rows.items():
-            figures = f"{row.jaccard:>16.1%}  {row.object_jaccard:>16.1%}  {row.corloc:>6.1%}"
+            figures = f"{row.jaccard:>14.1%}  {row.object_jaccard:>20.1%}  {row.corloc:>6.1%}"
             lines.append(f"{name:{width}}  {figures}")
-        lines.append(f"mean over {self.images:,} images, {self.objects:,} objects")
+        lines.append(f"mean over {self.images:,} images, {self.objects:,} objects, {self.fed_at}")
+        lines.append("cut: with all objects together; its main part: with the object it fits best")
         return "\n".join(lines + self.notes)
 
 
@@ -255,7 +256,7 @@ def with_cut_notes(scored: Scored) -> Scored:
     total = f"of {len(values):,} images"
     centered = sum(one["centered"] for one in values)
     uncut = sum(not one["cut"] for one in values)
-    told = f"the keys of {centered:,} {total} were nearly all alike and centered before the cut"
+    told = f"the keys of {centered:,} {total} were nearly all alike, and were taken from their mean"
     empty = f"{uncut:,} {total} had nothing to cut, and count as nothing found"
     notes = ([told] if centered else []) + ([empty] if uncut else [])
     return replace(scored, notes=scored.notes + notes)

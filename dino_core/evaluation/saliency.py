@@ -71,7 +71,7 @@ class SaliencyResult(MasksResult):
         for name, row in rows.items():
             figures = f"{row.max_f:>10.1%}  {row.max_mean_f:>16.1%}"
             lines.append(f"{name:{width}}  {figures}  {row.iou:>10.1%}  {row.accuracy:>15.1%}")
-        lines.append(f"map: {self.map}; mean over {self.images:,} images")
+        lines.append(f"map: {self.map}; mean over {self.images:,} images, {self.fed_at}")
         return "\n".join(lines + self.notes)
 
 

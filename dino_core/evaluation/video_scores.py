@@ -15,7 +15,7 @@ import numpy as np
 from dino_core.data import BadImage
 from dino_core.data.decode import decode_image
 from dino_core.evaluation.davis import Video, read_labels, write_labels
-from dino_core.evaluation.mask_files import VOID
+from dino_core.evaluation.mask_files import MAX_ASPECT_ERROR, VOID
 from dino_core.evaluation.propagation import Follower, Propagation, one_hot, segmented
 from dino_core.evaluation.results import named
 from dino_core.evaluation.video_frames import fed_size, patch_features
@@ -78,6 +78,10 @@ def score_video(
     start, frame, labels = _start(video, notes)
     if frame is None or labels is None:
         return _without_score(video, "has no readable frame with a mask", notes)
+    (height, width), (rows, columns) = frame.shape[:2], labels.shape
+    if abs((columns / rows) / (width / height) - 1) > MAX_ASPECT_ERROR:
+        shapes = f"{columns} x {rows} px, but its frame {width} x {height}"
+        return _without_score(video, f"its first mask has another shape ({shapes})", notes)
     objects = [int(number) for number in np.unique(labels) if number not in (0, VOID)]
     if not objects:
         return _without_score(video, "its first mask is empty", notes)

@@ -644,7 +644,7 @@ def test_few_images_come_in_smaller_batches(images: int, batch: int) -> None:
     [
         ({"n_blocks": []}, "at least one number of blocks"),
         ({"rates": (0.0,)}, "at least one rate"),
-        ({"epochs": 0}, "an epoch"),
+        ({"epochs": 0}, "--epochs 0"),
         ({"avgpool": "maybe"}, "choose no, yes or both"),
     ],
 )

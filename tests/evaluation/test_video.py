@@ -295,6 +295,18 @@ def test_a_frame_of_another_size_is_resized_and_said(model, tmp_path, shape):
     ]
 
 
+def test_a_first_mask_of_another_shape_leaves_its_video_out(model, tmp_path):
+    for name in "ab":
+        write(tmp_path, name)
+    save_mask(mask_path(tmp_path, "a", 0), scene(0)[1][: HEIGHT // 2])
+    found = run(model, tmp_path)
+    assert {one.name for one in found.per_sequence} == {"b"}
+    assert found.notes == [
+        "1 video is left out: a (its first mask has another shape "
+        f"({WIDTH} x {HEIGHT // 2} px, but its frame {WIDTH} x {HEIGHT}))"
+    ]
+
+
 def test_later_and_lost_objects_and_late_starts_are_said(model, tmp_path):
     write(tmp_path, "v", frames=6)
     mask_path(tmp_path, "v", 0).unlink()
