@@ -37,7 +37,7 @@ from dino_core.evaluation.report.protocols import PROTOCOLS
 from dino_core.evaluation.report.terminal import written
 from dino_core.evaluation.report.values import confusions
 from dino_core.evaluation.retrieval import RetrievalResult
-from dino_core.evaluation.unlabeled import UnlabeledResult
+from dino_core.evaluation.unlabeled import MEASURES, UnlabeledResult
 from dino_core.evaluation.video import VideoResult
 from dino_core.gallery.images import source_hash
 from dino_core.gallery.progress import silent
@@ -123,9 +123,11 @@ def cells(*results, folder) -> list[list[str]]:
 
 
 def test_the_same_data_share_a_column(tmp_path):
-    head, title, top1, top5 = cells(knn("a", 50.0), knn("b", 55.25), folder=tmp_path)
+    many = {"per_class": {f"{n}": 50.0 for n in range(6)}}
+    told = cells(knn("a", 50.0, **many), knn("b", 55.25, **many), folder=tmp_path)
+    head, title, top1, top5 = told
     assert head == ["a", "untrained", "b", "untrained"]
-    assert title == ["k-NN", "accuracy:", "nowhere/val"]
+    assert title == ["k-NN", "accuracy:", "nowhere/val,", "temperature", "0.07"]
     assert top1 == ["top-1,", "%", "50.0", "40.0", "55.2", "40.0"]
     assert top5 == ["top-5,", "%", "90.0", "90.0", "90.0", "90.0"]
 
@@ -154,13 +156,113 @@ def test_shares_become_percent_and_decimals_of_none_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), True, "50", [50.0], None])
 def test_what_is_no_finite_number_is_no_figure(tmp_path, odd):
-    assert not [line for line in cells(knn(top1=odd), folder=tmp_path) if "50.0" in line]
+    told = lines(knn(top1=odd), folder=tmp_path)
+    assert not [line for line in told if "50.0" in line.split()]
+    said = "0.json: top1 is no finite number, so it is left out"
+    assert [line for line in told if "finite" in line] == ([] if odd is None else [said])
+
+
+def test_a_figure_of_the_twin_that_is_no_number_is_said_too(tmp_path):
+    told = lines(knn(twin="40"), folder=tmp_path)
+    assert told[-1] == "0.json: random_init/top1 is no finite number, so it is left out"
 
 
 def test_the_same_model_twice_counts_once_and_is_said(tmp_path):
     told = lines(knn(top1=50.0), knn(top1=51.0), folder=tmp_path)
     assert told[2].split()[2] == "51.0"
-    assert "0.json" in told[-1] and "1.json" in told[-1]
+    assert told[-1] == (
+        "0.json and 1.json both hold k-NN accuracy of a: the figures of 1.json count"
+    )
+
+
+def test_of_two_files_the_twin_of_the_one_that_has_it_is_kept(tmp_path):
+    raw = {"pixels": {"top1": 30.0}}
+    told = cells(knn(top1=50.0, twin=40.0, **raw), knn(top1=51.0, twin=None), folder=tmp_path)
+    assert told[0] == ["a", "untrained", "raw", "pixels"]
+    assert told[2] == ["top-1,", "%", "51.0", "40.0", "30.0"]
+    assert " ".join(told[-1]).endswith(
+        "the figures of 1.json count; those of untrained and raw pixels are from 0.json"
+    )
+    told = cells(knn(top1=50.0, twin=40.0), knn(top1=51.0, twin=20.0), folder=tmp_path)
+    assert told[2] == ["top-1,", "%", "51.0", "20.0"]
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top_5_of_five_classes_is_no_figure(tmp_path, classes):
+    """Whichever field says how many there are."""
+    for values in (
+        knn(per_class={f"{n}": 50.0 for n in range(classes)}),
+        knn(classes=classes, per_class={}),
+        knn(classes=[f"{n}" for n in range(classes)], per_class={}),
+    ):
+        told = "\n".join(lines(values, folder=tmp_path))
+        assert ("top-5" in told) == (classes > 5)
+
+
+def test_a_folder_stands_for_the_json_files_in_it(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(knn(name)))
+    (tmp_path / "notes.txt").write_text("no figures")
+    assert report.table([tmp_path]).split()[:3:2] == ["a", "b"]
+    with pytest.raises(UserError, match="name another file"):
+        report.build([tmp_path], tmp_path / "a.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: this folder holds no \.json file"):
+        report.table([tmp_path / "empty"])
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "whole_page", lambda *_: pytest.fail("pictures were made"))
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        report.build(write(tmp_path, knn()), tmp_path)
+
+
+HEADINGS = [
+    (knn(), "k-NN accuracy: nowhere/val, temperature 0.07"),
+    (knn(test=None), "k-NN accuracy: temperature 0.07"),
+    (knn(test=None, temperature=None), "k-NN accuracy"),
+    ({"protocol": "linear", "epochs": 1, "views": 0, "standardized": False, "test": "d",
+      "as_published": True}, "Linear accuracy: d, as published, 1 epoch, not standardized"),
+    ({"protocol": "low-shot", "repeats": 5, "strength": 100.0, "k": 10, "seed": 0},
+     "Low-shot accuracy: 5 draws, strength 100, k 10, seed 0"),
+    ({"protocol": "attention", "data": "d", "keep": 0.6, "layer": -1, "size": 480},
+     "Attention masks: d, keep 0.6, last layer, 480 px"),
+    ({"protocol": "saliency", "map": "cut", "tau": 0.2, "size": None, "as_published": False},
+     "Saliency: map cut, tau 0.2"),
+    ({"protocol": "saliency", "map": "attention", "tau": 0.2}, "Saliency: map attention"),
+    ({"protocol": "video", "size": 160, "settings": {"frames": 1, "radius": 12}},
+     "Video segmentation: 160 px, 1 frame, radius 12"),
+    ({"protocol": "copies", "whitening_dim": 64, "size": 224},
+     "Copy detection: 224 px, whitened to 64 dimensions"),
+    ({"protocol": "measures", "views": 2, "corruptions": ["a", "b", "c"], "severities": [1, 3]},
+     "Measures without labels: 2 views, 3 corruptions, severities 1, 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "said"), HEADINGS, ids=lambda one: str(one)[:40])
+def test_settings_stand_in_every_heading(tmp_path, made, values, said):
+    values = values | {"model": "a", "model_hash": "h"}
+    assert lines(values, folder=tmp_path)[1] == said
+    (heading,) = re.findall(r"<section id='part-0'><h2>(.*?)</h2>", made(values).raw)
+    title, _, rest = said.partition(": ")
+    assert heading == (f"{title}<span>{rest}</span>" if rest else title)
+
+
+def test_settings_that_read_alike_are_told_in_full(tmp_path):
+    one = {"protocol": "measures", "model": "a", "corruptions": ["a", "b", "c"]}
+    told = lines(one, one | {"corruptions": ["a", "b", "d"]}, folder=tmp_path)
+    assert told[1:] == [f"Measures without labels: corruptions a, b, {last}" for last in ("c", "d")]
+    linear = {"protocol": "linear", "model": "a", "as_published": True}
+    told = lines(linear, linear | {"as_published": False}, folder=tmp_path)
+    assert told[1:] == ["Linear accuracy: as published", "Linear accuracy: as published no"]
+
+
+def test_measures_are_called_as_in_their_own_table(tmp_path):
+    values = {"protocol": "measures", "model": "a"} | {one.field: 0.5 for one in MEASURES}
+    told = lines(values, folder=tmp_path)[2:]
+    for one, line in zip(MEASURES, told, strict=True):
+        better = {1: "higher is better", -1: "lower is better"}[one.better]
+        assert " ".join(line.split()) == f"{one.title}, {better} {one.scale * 0.5:{one.form}}"
 
 
 def test_two_models_of_one_name_are_told_apart(tmp_path):
@@ -171,7 +273,7 @@ def test_two_models_of_one_name_are_told_apart(tmp_path):
 def test_an_unknown_protocol_shows_its_numbers(tmp_path, made):
     luck = {"protocol": "star-gazing", "model": "a", "luck": 0.25, "name": "x", "lucky": True}
     assert [" ".join(line) for line in cells(luck, folder=tmp_path)[1:]] == [
-        "Star gazing:",
+        "Star gazing",
         "luck 0.250",
     ]
     assert "Star gazing" in made(luck).text
@@ -246,6 +348,57 @@ def test_a_model_level_with_its_twin_or_without_one_gets_no_remark(made):
     assert not remarks(made(measures)), "RankMe orders nothing"
 
 
+def few(*cells_, twin=(), **other):
+    """Low-shot figures: (labels, images, top-1, deviation) of a model and its twin."""
+    sides = [
+        {name: {"top1": top1, "top1_deviation": by, "images": n} for name, n, top1, by in side}
+        for side in (cells_, twin)
+    ]
+    values = {"protocol": "low-shot", "model": "a", "test": "d", "labels": sides[0]}
+    return values | {"random_init": {"labels": sides[1]}} | other
+
+
+AHEAD = [("5 a class", 15, 50.0, 1.0), ("10 a class", 30, 60.0, 1.0)]
+AFTER = [("5 a class", 15, 40.0, 1.0), ("10 a class", 30, 40.0, 1.0)]
+
+
+def test_within_the_larger_deviation_no_model_is_behind(made):
+    same = [("1 a class", 3, 34.0, 4.2), ("1 %", 3, 34.0, 4.2)]
+    page = made(few(*same, twin=[("1 a class", 3, 35.3, 2.5), ("1 %", 3, 35.3, 2.5)]))
+    assert not remarks(page)
+    assert "<small class='level'>-1.3</small>" in page.raw and "class='down'" not in page.raw
+    page = made(few(*same, twin=[("1 a class", 3, 38.3, 2.5)]))
+    assert remarks(page)[0].endswith(" (with 1 label a class 34.0 against 38.3 %).")
+
+
+def test_the_same_labels_count_once_and_most_figures_decide_what_is_said(made):
+    behind = [("1 a class", 3, 30.0, 1.0), ("1 %", 3, 30.0, 1.0)]
+    twin = [("1 a class", 3, 39.0, 1.0), ("1 %", 3, 39.0, 1.0)]
+    where = "a is behind its untrained twin in Low-shot accuracy (with 1 label a class 30.0"
+    assert remarks(made(few(*behind, *AHEAD, twin=[*twin, *AFTER]))) == [
+        f"{where} against 39.0 %)."
+    ]
+    only = remarks(made(few(*behind, AHEAD[0], twin=[*twin, AFTER[0]])))
+    assert len(only) == 1, "one is ahead, one is behind: no more is said"
+    more = [("2 a class", 6, 30.0, 1.0), ("10 % of labels", 9, 30.0, 1.0)]
+    others = [("2 a class", 6, 39.0, 1.0), ("10 % of labels", 9, 39.0, 1.0)]
+    said = remarks(made(few(*behind, *more, AHEAD[0], twin=[*twin, *others, AFTER[0]])))
+    assert "; with 2 labels a class 30.0 against 39.0 %; with 10 % of labels" in said[0]
+    assert said[1:] == [report.board.MEANING[False]]
+
+
+def test_few_models_with_many_figures_are_turned(made):
+    many = few(*[(f"{n} a class", n, 50.0 + n, 1.0) for n in range(1, 8)])
+    page = made(many, many | {"model": "b"})
+    assert "class='board turned'" in page.raw
+    heads = re.findall(r"<th scope='col' class='model edge'>(.*?)</th>", page.raw)
+    assert heads == ["a", "b"]
+    (line,) = re.findall(r"<tr><th scope='row'>3 a class .*?</tr>", page.raw)
+    assert line.count("<b class='best'>53.0</b><small>± 1.0</small>") == 2
+    assert "turned'" not in made(*(many | {"model": name} for name in "abcde")).raw
+    assert "turned'" not in made(knn()).raw
+
+
 def test_measures_without_labels_order_no_models(made):
     one = {"protocol": "measures", "data": "d", "rankme": 9.0, "model": "a"}
     page = made(one, one | {"model": "b", "rankme": 30.0})
@@ -305,7 +458,7 @@ def test_of_many_classes_the_best_and_the_worst_are_shown(made):
 def test_shares_of_mistakes_without_the_data(made):
     page = made(knn(top1=40.0, test_images=10, confusions=[["cat", "dog", 3]]))  # 6 mistakes
     assert "3 images, 50% of all mistakes" in page.text
-    assert "no pictures, for the data cannot be opened: nowhere/val" in page.text
+    assert "no pictures: nowhere/val is not here; put it back and build the page" in page.text
     assert "<h4>Most confused classes</h4>" in page.raw, "a title that promises no pictures"
 
 
@@ -320,7 +473,15 @@ def test_other_files_are_refused_by_name(tmp_path, content, said):
         with pytest.raises(UserError, match=said) as caught:
             call([tmp_path / "mine.json"])
         assert "mine.json" in str(caught.value)
+        assert not re.search(r"line \d|codec|Errno", str(caught.value))
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x89PNG", b"[" * 100_000])
+def test_what_is_no_text_or_has_no_end_is_refused_too(tmp_path, content):
+    (tmp_path / "mine.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.json: cannot be read as JSON; name files"):
+        report.table([tmp_path / "mine.json"])
 
 
 def test_refusals(tmp_path):
@@ -405,6 +566,7 @@ def test_a_page_asks_for_nothing(made):
         for name in ("src", "href"):
             assert attrs.get(name, "#").startswith(("#", "data:"))
     assert not re.search(r"url\(|@import|https?:|<link|<script", page.raw)
+    assert "loading=" not in page.raw, "prints and pictures of the whole page would lack it"
     targets = {attrs["href"][1:] for _, attrs in page.tags if "href" in attrs}
     assert targets <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
 
@@ -442,7 +604,7 @@ def test_confused_classes_are_shown_with_their_own_images(colored, made):
     assert "3 images, 50% of red" in page.text
     assert "Most confused classes, with examples of each" in page.text
     assert "examples of red" in page.text and "examples of blue" in page.text
-    assert "no pictures" not in page.text and "changed since" not in page.text
+    assert "no pictures" not in page.text
 
 
 def test_the_images_that_were_confused_are_shown_where_they_are_known(tmp_path, colored, made):
@@ -495,8 +657,20 @@ def test_of_data_that_changed_since_nothing_is_read(tmp_path, colored, made, cha
         values |= {"test_hash": "other" if changed == "hash" else None}
     monkeypatch.setattr(type(source), "image", lambda *_: pytest.fail("an image was read"))
     page = made(values)
-    said = "by which hash" if changed == "no hash" else "changed since the figures were made"
-    assert not page.images and f"no pictures of {source.spec}" in page.text and said in page.text
+    differ = f"no pictures: names, sizes or dates of files in {source.spec} differ from when"
+    said = f"do not say by which hash {source.spec} is" if changed == "no hash" else differ
+    assert not page.images and said in page.text
+
+
+def test_what_pictures_lack_is_told_once_for_each_protocol(tmp_path, capsys):
+    values = [knn(test=str(tmp_path / "gone")), knn("b", test=str(tmp_path / "gone"))]
+    told = []
+    files = write(tmp_path, *values, {"protocol": "measures", "model": "a", "rankme": 1.0})
+    report.build(files, tmp_path / "p.html", tell=told.append)
+    gone = f"{tmp_path / 'gone'} is not here; put it back and build the page again"
+    assert told == [f"no pictures for k-NN accuracy: {gone}"]
+    report.build(files, tmp_path / "p.html")
+    assert capsys.readouterr().err.splitlines() == told
 
 
 def test_an_image_that_cannot_be_read_is_left_out(tmp_path, colored, made):
@@ -697,7 +871,7 @@ def test_the_worst_masks_have_their_share_of_the_room(loaded, made, monkeypatch,
 
 def test_another_model_of_that_name_draws_no_masks(loaded, made, scored):
     page = made(scored | {"model_hash": "other"})
-    assert not page.images and "is not the model any more it was then" in page.text
+    assert not page.images and "is not the model any more that was judged" in page.text
 
 
 @pytest.mark.parametrize("odd", [{"layer": 99}, {"size": 10**6}, {"size": -3}, {"keep": 9.0}])
@@ -707,13 +881,13 @@ def test_settings_that_cannot_be_are_no_end_of_the_report(loaded, made, odd, sco
 
 def test_missing_model_and_masks_are_said(made, tmp_path, loaded, monkeypatch, scored):
     page = made(scored | {"masks": str(tmp_path / "gone")})
-    assert not page.images and "no such folder of masks" in page.text
+    assert not page.images and f"no pictures: {tmp_path / 'gone'} is not here" in page.text
 
     def gone(spec, device):
         raise UserError(f"{spec}: no such model")
 
     monkeypatch.setattr(opening, "load_model", gone)
-    assert "the model cannot be opened: tiny: no such model" in made(scored).text
+    assert "no pictures: tiny: no such model" in made(scored).text
 
 
 def test_masks_that_changed_since_are_not_drawn(made, tmp_path, loaded):
@@ -732,7 +906,7 @@ def test_masks_that_changed_since_are_not_drawn(made, tmp_path, loaded):
     os.utime(where / "0.png", (0, 0))
     values["data_hash"] = source_hash(open_source(tmp_path))  # masks lie among the images here
     page = made(values)
-    assert not page.images and "these masks have changed since" in page.text
+    assert not page.images and f"names, sizes or dates of files in {where} differ" in page.text
 
 
 def folder(path: Path) -> Path:

@@ -12,14 +12,17 @@ a note says so. Files that lack a figure, or come from a protocol not known here
 as they go (`values.py`). What a card shows of each protocol is in `cards.py` and `mask_cards.py`.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from dino_core.errors import UserError
-from dino_core.evaluation.report.board import board_of
+from dino_core.evaluation.report.board import board_of, found_in
 from dino_core.evaluation.report.page import whole_page
 from dino_core.evaluation.report.terminal import written
-from dino_core.files import whole_file
+from dino_core.files import check_writable, whole_file
 from dino_core.gallery.progress import Progress, silent
 
 
@@ -28,17 +31,32 @@ def table(files: Sequence[Path]) -> str:
     return written(board_of(files))
 
 
+def on_stderr(sentence: str) -> None:
+    """A line that leaves a bar of progress whole."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
 def build(
-    files: Sequence[Path], out: Path, *, device: str = "auto", progress: Progress = silent
+    files: Sequence[Path],
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+    tell: Callable[[str], None] = on_stderr,
 ) -> Path:
     """Write the page of all `files` to `out`, whole or not at all, and return `out`.
 
-    `device`: where models run for pictures of masks. Raises `UserError` for no files, for one that
-    is missing or holds no figures, and where `out` is one of them.
+    A folder stands for the .json files in it. `device`: where models run for pictures of masks.
+    `tell` gets a sentence for what pictures could not be made of. Raises `UserError` for no files,
+    for one that is missing or holds no figures, where `out` is one of them, and, before any picture
+    is made, where `out` cannot be written.
     """
-    if Path(out).resolve() in {Path(path).resolve() for path in files}:
+    files = found_in(files)
+    if Path(out).resolve() in {path.resolve() for path in files}:
         raise UserError(f"{out}: holds figures that the report is made of; name another file")
-    text = whole_page(board_of(files), device, progress)
+    board = board_of(files)
+    check_writable(Path(out))
+    text = whole_page(board, device, progress, tell)
     with whole_file(Path(out)) as aside:
         aside.write_text(text, encoding="utf-8")
     return Path(out)

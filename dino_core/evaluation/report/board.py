@@ -6,7 +6,7 @@ published: a figure that was measured otherwise is no row of the table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +20,13 @@ from dino_core.evaluation.report.protocols import (
     described,
     figures_of,
 )
-from dino_core.evaluation.report.values import plain, sentences
+from dino_core.evaluation.report.settings import heading
+from dino_core.evaluation.report.values import at, number, sentences
 from dino_core.evaluation.results import UNTRAINED
 from dino_core.files import read_json
 
 BASELINES = {"random_init": UNTRAINED, "pixels": "raw pixels"}
+WRITERS = "name files that `evaluate.py ... --json FILE` wrote"
 At = tuple[int, int]  # a column: of which group, which figure
 
 
@@ -52,12 +54,17 @@ class Record:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {name: self.values.get(name) for name in self.described.settings}
+        """What makes its figures another thing than others of the protocol."""
+        names = self.described.settings
+        if self.values.get("map") == "attention":  # nothing is cut
+            names = tuple(name for name in names if name != "tau")
+        return {name: self.values.get(name) for name in names}
 
     @property
     def data(self) -> str:
         """The images judged, as they were named."""
-        return str(self.values.get("test") or self.values.get("data") or "")
+        found = (self.values.get(name) for name in ("test", "data"))
+        return next((one for one in found if isinstance(one, str) and one), "")
 
     @property
     def key(self) -> str:
@@ -85,16 +92,55 @@ class Record:
         return notes
 
     @property
+    def leads(self) -> dict[Figure, int]:
+        """Where the model can be held against its untrained twin: 1 ahead, 0 level, -1 behind.
+
+        The same number of labels counts once: "1 a class" and "1 %" may be the same labels.
+        """
+        twin = self.baselines.get(UNTRAINED, {})
+        leads: dict[Figure, int] = {}
+        amounts: set[float] = set()
+        for figure in self.figures:
+            lead, amount = figure.lead(self.values, twin), number(at(self.values, figure.amount))
+            if lead is None or amount in amounts:
+                continue
+            leads[figure] = lead
+            amounts |= set() if amount is None else {amount}
+        return leads
+
+    @property
     def behind(self) -> list[str]:
         """Figures in which the untrained twin is ahead: `IoU 20.7 against 31.2 %`."""
         twin = self.baselines.get(UNTRAINED, {})
         told = []
-        for figure in self.figures:
-            own, other = figure.of(self.values), figure.of(twin)
-            if own is not None and other is not None and (other - own) * figure.better > 0:
-                pair = f"{figure.title} {figure.text(own)} against {figure.text(other)}"
-                told.append(f"{pair} {figure.unit}".rstrip())
+        for figure in [one for one, lead in self.leads.items() if lead < 0]:
+            own, other = figure.of(self.values) or 0.0, figure.of(twin) or 0.0
+            pair = f"{figure.said or figure.title} {figure.text(own)} against {figure.text(other)}"
+            told.append(f"{pair} {figure.unit}".rstrip())
         return told
+
+    @property
+    def odd(self) -> list[str]:
+        """Sentences about figures that are no numbers."""
+        every = {"": self.values} | {
+            key: self.values[key] for key, name in BASELINES.items() if name in self.baselines
+        }
+        return [
+            f"{self.path.name}: {'/'.join(filter(None, (key, *figure.path)))} is no finite number, "
+            "so it is left out"
+            for key, values in every.items()
+            for figure in self.figures
+            if (value := at(values, figure.path)) is not None and number(value) is None
+        ]
+
+    def with_baselines_of(self, other: "Record") -> tuple["Record", list[str]]:
+        """This one with what it lacks to be held against and `other` has; and which that is."""
+        lent = {
+            key: other.values[key]
+            for key, name in BASELINES.items()
+            if name in other.baselines and name not in self.baselines
+        }
+        return replace(self, values={**self.values, **lent}), [BASELINES[key] for key in lent]
 
 
 @dataclass(frozen=True)
@@ -102,7 +148,7 @@ class Group:
     """Results that can be compared: one protocol, data and settings, one result a model."""
 
     results: list[Record]
-    remark: str  # in which settings it differs from other groups of the protocol, or ""
+    settings: str  # in words, or ""
 
     @property
     def first(self) -> Record:
@@ -116,11 +162,16 @@ class Group:
 
     @property
     def data(self) -> str:
-        """The data's name, short."""
+        """The data's name, short; "" where no file says it."""
         spec = self.first.data
         if ":" in spec or not spec:
             return spec
         return "/".join([part for part in PurePosixPath(spec).parts if part != "/"][-2:])
+
+    @property
+    def conditions(self) -> str:
+        """Data and settings."""
+        return ", ".join(filter(None, (self.data, self.settings)))
 
     @property
     def published_data(self) -> str | None:
@@ -218,20 +269,24 @@ class Board:
         """For each model that its untrained twin beats somewhere: where; then what that means."""
         every = [(group, result) for group in self.groups for result in group.results]
         names = names_of([result for _, result in every])
-        told, of_masks = [], set()
+        told, meaning = [], set()
         for name in [row.name for row in self.rows if row.kind == "model"]:
             beaten = [
-                (group.first.described, result.behind)
+                (group.first.described, result)
                 for group, result in every
                 if names[result.model] == name and result.behind
             ]
-            of_masks |= {protocol.masks for protocol, _ in beaten}
-            where = [f"{protocol.title} ({_shortly(what)})" for protocol, what in beaten]
+            meaning |= {
+                protocol.masks
+                for protocol, result in beaten
+                if 2 * len(result.behind) > len(result.leads)
+            }
+            where = [f"{protocol.title} ({'; '.join(one.behind)})" for protocol, one in beaten]
             told += [f"{name} is behind its untrained twin in {', '.join(where)}."] if where else []
-        return told + [sentence for kind, sentence in MEANING.items() if kind in of_masks]
+        return told + [sentence for kind, sentence in MEANING.items() if kind in meaning]
 
 
-MEANING = {  # of being behind on masks, and elsewhere
+MEANING = {  # of being behind in most figures of a protocol, on masks and elsewhere
     True: (
         "On masks that happens to models trained briefly, or on images without such objects: they "
         "look at what surrounds the objects, while what an untrained network makes of an image "
@@ -239,11 +294,6 @@ MEANING = {  # of being behind on masks, and elsewhere
     ),
     False: "Where classes or correspondence are asked for, training has not helped there.",
 }
-
-
-def _shortly(figures: Sequence[str]) -> str:
-    """The first, and how many more."""
-    return figures[0] + (f" and {len(figures) - 1} more" if len(figures) > 1 else "")
 
 
 def names_of(results: Sequence[Record]) -> dict[tuple[str, str], str]:
@@ -259,51 +309,73 @@ def names_of(results: Sequence[Record]) -> dict[tuple[str, str], str]:
 def board_of(files: Sequence[Path]) -> Board:
     """The board of what `scripts/evaluate.py ... --json FILE` wrote.
 
-    Raises `UserError` for no files, and for one that is missing or holds no figures.
+    A folder stands for the .json files in it. Raises `UserError` for no files, and for one that is
+    missing or holds no figures.
     """
     if not files:
-        raise UserError("no figures given; name files that `evaluate.py ... --json FILE` wrote")
-    results = [_record(Path(path)) for path in files]
-    notes: list[str] = []
+        raise UserError(f"no figures given; {WRITERS}")
+    results = [_record(path) for path in found_in(files)]
+    notes = [sentence for result in results for sentence in result.odd]
     of_key: dict[str, dict[tuple[str, str], Record]] = {}
     for result in results:
         others = of_key.setdefault(result.key, {})
         if result.model in others:
-            notes.append(
-                f"{others[result.model].path} and {result.path} both hold "
-                f"{result.described.title} of {result.model[0]}: the latter counts"
-            )
+            result, note = _merged(others[result.model], result)
+            notes.append(note)
         others[result.model] = result
     order = list(PROTOCOLS)
     ordered = sorted(
         (list(one.values()) for one in of_key.values()),
         key=lambda one: order.index(one[0].protocol) if one[0].protocol in order else len(order),
     )
-    groups = [Group(one, _remark(one[0], [other[0] for other in ordered])) for one in ordered]
+    firsts = [one[0] for one in ordered]
+    groups = [Group(one, _heading(one[0], firsts)) for one in ordered]
     return Board(groups, [*_model_rows(groups, results), *_published_rows(groups)], notes)
 
 
+def found_in(files: Sequence[Path]) -> list[Path]:
+    """The files, for a folder the .json files in it by name; `UserError` where it has none."""
+    found: list[Path] = []
+    for path in map(Path, files):
+        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: this folder holds no .json file; {WRITERS}")
+        found += inside
+    return found
+
+
+def _merged(earlier: Record, later: Record) -> tuple[Record, str]:
+    """The later of two results of one thing, with baselines of the other that it lacks; a note."""
+    first, last = earlier.path, later.path
+    one, two = (first.name, last.name) if first.name != last.name else (str(first), str(last))
+    merged, lent = later.with_baselines_of(earlier)
+    note = f"{one} and {two} both hold {later.described.title} of {later.model[0]}: "
+    note += f"the figures of {two} count"
+    return merged, note + (f"; those of {' and '.join(lent)} are from {one}" if lent else "")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (UserError, RecursionError):
+        if path.exists():  # why it is no JSON helps nobody
+            raise UserError(f"{path}: cannot be read as JSON; {WRITERS}") from None
+        raise
+
+
 def _record(path: Path) -> Record:
-    values = read_json(path)
+    values = _read(path)
     if not isinstance(values, dict) or not all(
         isinstance(values.get(name), str) and values[name] for name in ("protocol", "model")
     ):
-        raise UserError(
-            f"{path}: holds no figures of a model; name files that `evaluate.py ... --json FILE` "
-            "wrote"
-        )
+        raise UserError(f"{path}: holds no figures of a model; {WRITERS}")
     return Record(path, values["protocol"], values)
 
 
-def _remark(result: Record, others: Sequence[Record]) -> str:
-    """The settings of a result that are not those of all results of its protocol."""
-    same = [other for other in others if other.protocol == result.protocol]
-    told = [
-        f"{name.replace('_', ' ')} {plain(value)}"
-        for name, value in result.settings.items()
-        if any(other.settings[name] != value for other in same)
-    ]
-    return ", ".join(told)
+def _heading(result: Record, others: Sequence[Record]) -> str:
+    """The settings of a result, beside other results of its protocol."""
+    same = [other.settings for other in others if other.protocol == result.protocol]
+    return heading(result.settings, same)
 
 
 def _model_rows(groups: Sequence[Group], results: Sequence[Record]) -> list[Row]:

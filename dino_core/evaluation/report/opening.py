@@ -52,9 +52,9 @@ class Opening:
         """The data that `spec` names, if it still has that hash."""
         here, why = self._once(("data", spec), lambda: self._source(spec))
         if here is None:
-            return None, f"no pictures, for the data cannot be opened: {why}"
+            return None, why
         if here.hash != digest:
-            return None, f"no pictures of {spec}: {_unlike(digest, 'data')}"
+            return None, _unlike(digest, spec)
         return here, ""
 
     def masks(self, here: Here, folder: str, digest: str) -> tuple[Masks | None, str]:
@@ -63,6 +63,8 @@ class Opening:
         own = folder in ("", spec)
 
         def find() -> tuple[Masks, str]:
+            if not own and not Path(folder).exists():
+                raise UserError(_gone(folder))
             self.progress(0, 1, f"Checking {folder}")
             masks = find_masks(here.source, None if own else Path(folder))
             found = masks, here.hash if masks.files is None else masks.hash
@@ -71,18 +73,18 @@ class Opening:
 
         found, why = self._once(("masks", spec, folder), find)
         if found is None:
-            return None, f"no pictures, for the masks cannot be opened: {why}"
+            return None, why
         if found[1] != digest:
-            return None, f"no pictures of masks in {folder}: {_unlike(digest, 'masks')}"
+            return None, _unlike(digest, folder or spec)
         return found[0], ""
 
     def model(self, spec: str, digest: str) -> tuple[Model | None, str]:
         """The model that `spec` names, if it is the one that was judged."""
         model, why = self._once(("model", spec), lambda: self._model(spec))
         if model is None:
-            return None, f"no pictures of masks, for the model cannot be opened: {why}"
+            return None, why
         if model.hash != digest:
-            return None, f"no pictures of masks, for {spec} is not the model any more it was then"
+            return None, f"{spec} is not the model any more that was judged; judge this one, too"
         return model, ""
 
     def _once(self, key: tuple[str, ...], opened: Callable[[], T]) -> tuple[T | None, str]:
@@ -97,6 +99,8 @@ class Opening:
     def _source(self, spec: str) -> Here:
         if _from_afar(spec):
             raise UserError(f"{spec}: only data on this machine is opened")
+        if ":" not in spec and not Path(spec).exists():
+            raise UserError(_gone(spec))
         message = f"Checking {spec}"
         self.progress(0, 1, message)
         source = open_source(spec)
@@ -105,6 +109,8 @@ class Opening:
     def _model(self, spec: str) -> Model:
         if _from_afar(spec):
             raise UserError(f"{spec}: only the starter, runs and weights files are opened")
+        if "/" in spec and not Path(spec).exists():
+            raise UserError(_gone(spec))
         return load_model(spec, device=self.device)
 
 
@@ -112,10 +118,17 @@ def _from_afar(spec: str) -> bool:
     return spec.strip().lower().startswith(FROM_AFAR)
 
 
-def _unlike(digest: str, what: str) -> str:
+def _gone(spec: str) -> str:
+    return f"{spec} is not here; put it back and build the page again"
+
+
+def _unlike(digest: str, spec: str) -> str:
     if not digest:
-        return f"the file does not say by which hash these {what} are known"
-    return f"these {what} have changed since the figures were made"
+        return f"the figures do not say by which hash {spec} is known; judge the model again"
+    return (  # a hash tells no more than that, and dates alone may differ: of a copy, say
+        f"names, sizes or dates of files in {spec} differ from when the figures were made; "
+        "put these back (a copy that keeps dates will do), or judge the model again"
+    )
 
 
 class _Counted(Source):

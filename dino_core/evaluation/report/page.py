@@ -2,7 +2,7 @@
 
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cache
 from importlib import metadata, resources
@@ -15,29 +15,40 @@ from dino_core.evaluation.report.main_table import main_table
 from dino_core.evaluation.report.opening import Opening
 from dino_core.evaluation.report.orientation import orientation
 from dino_core.evaluation.report.pictures import BYTES, Pictures
-from dino_core.evaluation.report.values import after, plain
+from dino_core.evaluation.report.values import plain
 from dino_core.evaluation.results import UNTRAINED
 from dino_core.gallery.progress import Progress
 
 MOST_HEADLINES = 4  # figures in the head of a card
 
 
-def whole_page(board: Board, device: str, progress: Progress) -> str:
-    """The whole page as HTML; `device` is where models run for pictures of masks."""
+def whole_page(
+    board: Board,
+    device: str,
+    progress: Progress,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> str:
+    """The whole page as HTML; `device` is where models run for pictures of masks.
+
+    `tell` gets a sentence for what pictures could not be made of, once for each protocol.
+    """
     fields = {
         "style": _template("report.css"),
         "head": _head(board),
         "table": main_table(board),
-        "sections": "\n".join(_sections(board, Opening(device, progress), progress)),
+        "sections": "\n".join(_sections(board, Opening(device, progress), progress, tell)),
         "published": orientation(board),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], _template("report.html"))
 
 
-def _sections(board: Board, opening: Opening, progress: Progress) -> list[str]:
+def _sections(
+    board: Board, opening: Opening, progress: Progress, tell: Callable[[str], None]
+) -> list[str]:
     """One for each group; the cards that may have pictures share the room there is for them."""
     every = [record for group in board.groups for record in group.results]
     room, waiting = BYTES, sum(record.protocol in PICTURED for record in every)
+    missing: dict[str, None] = {}  # a set that keeps its order
     sections, done = [], 0
     for g, group in enumerate(board.groups):
         cards = []
@@ -45,11 +56,15 @@ def _sections(board: Board, opening: Opening, progress: Progress) -> list[str]:
             progress(done, len(every), "Report")
             pictures = Pictures(opening, room // max(waiting, 1))
             cards.append(_card(record, pictures))
+            title = record.described.title
+            missing |= dict.fromkeys(f"no pictures for {title}: {why}" for why in pictures.missing)
             room -= pictures.used
             waiting -= record.protocol in PICTURED
             done += 1
         sections.append(_section(g, group, cards))
     progress(done, len(every), "Report")
+    for sentence in missing:
+        tell(sentence)
     return sections
 
 
@@ -71,7 +86,7 @@ def _head(board: Board) -> str:
         "page made": f"{date.today()} with {_versions()}",
     }
     told = "".join(
-        f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts.items()
+        f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in facts.items() if text
     )
     return f"<dl class='facts'>{told}</dl>{notes(board.notes)}"
 
@@ -86,10 +101,10 @@ def _section(g: int, group: Group, cards: Sequence[str]) -> str:
     """One protocol on one data set."""
     protocol = group.first.described
     about = f"<p class='about'>{escaped(protocol.about)}</p>" if protocol.about else ""
+    span = f"<span>{escaped(group.conditions)}</span>" if group.conditions else ""
     return (
         f"<section id='part-{g}'><h2>{escaped(protocol.title)}"
-        f"<span>{escaped(group.data)}{escaped(after(', ', group.remark))}</span></h2>{about}"
-        f"{''.join(cards)}</section>"
+        f"{span}</h2>{about}{''.join(cards)}</section>"
     )
 
 

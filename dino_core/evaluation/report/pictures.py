@@ -29,6 +29,7 @@ class Pictures:
         self.room = room
         self.used = 0
         self.notes: list[str] = []
+        self.missing: list[str] = []  # what could not be had, and why
 
     def data(self, record: Record, name: str) -> Here | None:
         """The data in a record's field `name`; None, noted, where it cannot be had."""
@@ -49,7 +50,8 @@ class Pictures:
 
     def _noted(self, found: T | None, why: str) -> T | None:
         if why:
-            self.notes.append(why)
+            self.missing.append(why)
+            self.notes.append(f"no pictures: {why}")
         return found
 
     def img(self, pixels: np.ndarray, alt: str) -> str:

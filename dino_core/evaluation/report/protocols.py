@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dino_core.evaluation.report.values import at, mapping, number
+from dino_core.evaluation.report.values import at, counted, mapping, number, whole
+from dino_core.evaluation.unlabeled import MEASURES
 
 MOST_UNKNOWN = 8  # numbers shown of a protocol that is not among these
+TOP = 5  # of no more classes than this every answer is among the first five
+ORDERS = {1: "higher is better", -1: "lower is better", 0: "neither is better"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Figure:
     digits: int = 1
     better: int = 1  # 1: more, -1: less, 0: neither, for figures that order nothing alone
     deviation: tuple[str, ...] = ()
+    amount: tuple[str, ...] = ()  # where it says how many labels were used
+    said: str = ""  # in a sentence, where not as the title
+    hint: str = ""  # which way is better, where nobody could know
 
     def of(self, values: Mapping[str, Any]) -> float | None:
         """The value as it is written, in `unit`; None where the result has none."""
@@ -34,9 +40,31 @@ class Figure:
     def text(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
 
+    def lead(self, own: Mapping[str, Any], other: Mapping[str, Any]) -> int | None:
+        """1: `own` is ahead, -1: `other` is, 0: the two are within the larger deviation.
+
+        None where one has no value, or where the figure orders nothing.
+        """
+        value, against = self.of(own), self.of(other)
+        if value is None or against is None or not self.better:
+            return None
+        return ahead(value - against, self.better, self.spread(own), self.spread(other))
+
     @property
     def head(self) -> str:
-        return f"{self.title}, {self.unit}" if self.unit else self.title
+        return f"{self.title}, {self.remark}" if self.remark else self.title
+
+    @property
+    def remark(self) -> str:
+        """What stands small beside the title."""
+        return ", ".join(filter(None, (self.unit, self.hint)))
+
+
+def ahead(gain: float, better: int, *deviations: float | None) -> int:
+    """The sign of a gain, by what is better; 0 within the larger of the deviations."""
+    if abs(gain) <= max(one or 0.0 for one in deviations):
+        return 0
+    return 1 if gain * better > 0 else -1
 
 
 @dataclass(frozen=True)
@@ -125,12 +153,11 @@ PROTOCOLS = {
     "measures": Protocol(
         "Measures without labels",
         "None of them says alone what features are good for: read them beside accuracies.",
-        (
-            Figure(("rankme",), "RankMe", "", better=0),
-            Figure(("alignment_share",), "alignment", "% of all distances", 100, better=0),
-            Figure(("uniformity",), "uniformity", "", digits=3, better=0),
-            Figure(("kept",), "kept if corrupted", "%", 100, better=0),
-            Figure(("retrieval",), "found again", "%", 100, better=0),
+        tuple(  # they order no models, so nothing is marked
+            Figure(
+                (one.field,), one.title, "", one.scale, int(one.form[1]), 0, hint=ORDERS[one.better]
+            )
+            for one in MEASURES
         ),
         ("k", "views", "corruptions", "severities", "seed"),
     ),
@@ -148,7 +175,8 @@ def figures_of(name: str, values: Mapping[str, Any]) -> tuple[Figure, ...]:
     if name == "low-shot":
         return tuple(few_labels(labels) for labels in mapping(values.get("labels")))
     if name in PROTOCOLS:
-        return PROTOCOLS[name].figures
+        few = not _classes(values) > TOP
+        return tuple(one for one in PROTOCOLS[name].figures if not (few and one.path == ("top5",)))
     names = [name for name, value in values.items() if number(value) is not None]
     return tuple(
         Figure((name,), name.replace("_", " "), "", digits=3, better=0)
@@ -156,7 +184,23 @@ def figures_of(name: str, values: Mapping[str, Any]) -> tuple[Figure, ...]:
     )
 
 
+def _classes(values: Mapping[str, Any]) -> float:
+    """How many classes there are; infinite where nothing says so."""
+    said = values.get("classes")
+    known = whole(said) or len(said if isinstance(said, list) else mapping(values.get("per_class")))
+    return known or float("inf")
+
+
 def few_labels(labels: str) -> Figure:
     """The accuracy at one number, or share, of labels."""
     title = f"{labels} of labels" if "%" in labels else labels
-    return Figure(("labels", labels, "top1"), title, deviation=("labels", labels, "top1_deviation"))
+    number, _, rest = labels.partition(" ")
+    each = f"{counted(int(number), 'label')} {rest}" if number.isdecimal() and rest else title
+    of = "labels", labels
+    return Figure(
+        (*of, "top1"),
+        title,
+        deviation=(*of, "top1_deviation"),
+        amount=(*of, "images"),
+        said=f"with {title if '%' in labels else each}",
+    )

@@ -14,7 +14,7 @@ def written(board: Board) -> str:
     left = max((len(figure.head) for _, figure in board.columns), default=0) + 2
     lines = [" " * left + "".join(f"{row.name:>{w}}" for row, w in zip(rows, widths, strict=True))]
     for g, group in enumerate(board.groups):
-        lines.append(f"{group.first.described.title}: {group.data}{after(', ', group.remark)}")
+        lines.append(f"{group.first.described.title}{after(': ', group.conditions)}")
         lines += _figures(g, group, rows, widths, left)
         lines += _published(group)
     return "\n".join([*lines, *board.behind, *board.notes])

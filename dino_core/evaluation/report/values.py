@@ -89,6 +89,11 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def counted(n: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def after(separator: str, text: str) -> str:
     """`text` behind a separator; nothing for no text."""
     return separator + text if text else ""
