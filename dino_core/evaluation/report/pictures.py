@@ -65,7 +65,7 @@ class Pictures:
         self.used += len(data)
         height, width = pixels.shape[:2]
         return (
-            f"<img src='data:image/jpeg;base64,{data}' alt='{escaped(alt)}' loading='lazy' "
+            f"<img src='data:image/jpeg;base64,{data}' alt='{escaped(alt)}' "
             f"width='{width}' height='{height}'>"
         )
 
