@@ -412,6 +412,7 @@ def main() -> None:
 
 
 def _report(args: Report) -> None:
+    check_writable(args.out)
     print(report.table(args.files))
     with bars() as progress:
         print(report.build(args.files, args.out, device=args.device, progress=progress))
