@@ -121,7 +121,11 @@ PROTOCOLS = {
     "objects": Protocol(
         "TokenCut masks",
         "Overlap (IoU) of the cut with all objects, and how often its box finds one (CorLoc).",
-        _shares(("jaccard", "IoU"), ("object_jaccard", "IoU, best object"), ("corloc", "CorLoc")),
+        _shares(
+            ("jaccard", "IoU of the cut"),
+            ("object_jaccard", "of its main part"),
+            ("corloc", "CorLoc"),
+        ),
         ("tau", "size", "as_published"),
         masks=True,
     ),
