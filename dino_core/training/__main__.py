@@ -87,6 +87,19 @@ def channels_of(run: Run, request: dict[str, Any]) -> int:
     return run.channels() or int(wanted)
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Imports that a SIGTERM waits for: raised amid one of them it is swallowed, or breaks it."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
 @command
 def main() -> None:
     if len(sys.argv) != 2:
@@ -97,11 +110,13 @@ def main() -> None:
     if distributed.is_main():
         (run.path / "stop").unlink(missing_ok=True)  # of an earlier start
     with told(run):
-        from dino_core.data import open_source
+        with undisturbed():
+            from dino_core.data import open_source
 
         # Before torch: the data may have a word to say at once.
         source = open_source(request["data"], channels=channels_of(run, request))
-        from dino_core.training.loop import train
+        with undisturbed():
+            from dino_core.training.loop import train
 
         recipe = recipe_for(run, source, request)
         if distributed.is_main() and run.stop_requested():

@@ -18,7 +18,7 @@ from dino_core.files import held, write_json
 from dino_core.processes import describe_process, this_process
 from dino_core.runs import Run
 from dino_core.training import BackboneConfig, HeadConfig, OptimConfig, QualityConfig, Recipe
-from dino_core.training.__main__ import told
+from dino_core.training.__main__ import told, undisturbed
 from dino_core.training.launch import follow, list_runs, overview, resume, start, stop
 
 PATIENCE = 120  # seconds; a guard, not a mark
@@ -155,6 +155,16 @@ def test_two_starts_at_once_make_one_run(tmp_path):
     assert len(runs) == 1 and runs[0].status()["state"] == "running"
     assert all("is being started" in str(one) for one in outcomes if isinstance(one, UserError))
     assert stop(runs[0], wait=PATIENCE)
+
+
+def test_a_stop_amid_an_import_waits_for_its_end():
+    """Raised in there it would be swallowed, or leave a module half made."""
+    before, done = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("imported")
+    assert done == ["imported"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.soak
