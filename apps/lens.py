@@ -139,8 +139,9 @@ class LensPage:
         opening = {**compute, "outputs": [*outputs, *pickers]}
         blocks.load(self.first, [*pickers, self.address], js=ADDRESS, **opening)
         self.refresh.click(self.list_again, pickers, pickers, **light)
-        self.picker.upload(self.upload, pickers, **compute)
-        self.picker.select(self.example, pickers, **compute)
+        again = {**compute, "trigger_mode": "multiple"}  # lens.js asks again for what got lost
+        self.picker.upload(self.upload, pickers, **again)
+        self.picker.select(self.example, pickers, **again)
         self.neighbors.select(self.neighbor, pickers, **compute)
         self.model.input(self.again, [self.shown, *pickers], js=BUSY, **compute)
         self.gallery.input(self.beside, scene, js=BUSY, **compute)

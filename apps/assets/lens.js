@@ -142,11 +142,21 @@ function status({element, props, watch}) {
   show();
 }
 
+const LOOK_PATIENCE = 20_000; // milliseconds until a look is asked for again, then twice as many
+
 function picker({element, props, trigger, upload}) {
   const {examples, limit} = props.value;
   const tiles = [], added = new Set();
   const choose = (tile) => {
     for (const other of tiles) other.setAttribute("aria-pressed", other === tile);
+  };
+  let asked = 0;
+  /** Ask for a look, and again while nothing comes of it: now and then Gradio's client loses an answer
+   *  (not only as stream.js says). Asked twice, the server computes once. */
+  const ask = (event, data, patience = LOOK_PATIENCE) => {
+    const number = (asked += 1);
+    trigger(event, data);
+    setTimeout(() => number === asked && waits.look && ask(event, data, 2 * patience), patience);
   };
   async function take(file) {
     if (!file) return;
@@ -164,7 +174,7 @@ function picker({element, props, trigger, upload}) {
       const {path} = await upload(file);
       choose(null);
       say("busy", `Looking at ${name} …`);
-      trigger("upload", {path, name});
+      ask("upload", {path, name});
     } catch (error) {
       say("problem", `${name} could not be sent. Is the program still running?`);
     }
@@ -187,7 +197,7 @@ function picker({element, props, trigger, upload}) {
     onclick: () => {
       choose(tiles[index]);
       say("busy", `Looking at ${example.title} …`);
-      trigger("select", {index});
+      ask("select", {index});
     },
   }, node("img", {src: example.image, alt: `Example: ${example.title}`}))));
   const strip = node("div", {class: "examples", role: "group", "aria-label": "Examples and your pictures"}, ...tiles);
@@ -201,7 +211,7 @@ function picker({element, props, trigger, upload}) {
       onclick: () => {
         choose(tile);
         say("busy", `Looking at ${title} …`);
-        trigger("upload", sent);
+        ask("upload", sent);
       }}, node("img", {src: image, alt: title}));
     added.add(content);
     tiles.push(tile);

@@ -193,6 +193,32 @@ def test_a_question_that_is_never_answered_is_given_up(page: Any, request: Any) 
     assert not lens.evaluate("document.body.classList.contains('lens-busy')")
 
 
+def test_a_look_that_does_not_come_is_asked_for_again(page: Any, request: Any) -> None:
+    """Until something comes, less and less often; the newest wish alone."""
+    page.clock.install()
+    lens = request.getfixturevalue("lens_page")
+    lens.evaluate(
+        """() => {
+        globalThis.wished = [];
+        const element = document.body.appendChild(document.createElement("div"));
+        element.append(document.createElement("div"));
+        const examples = ["one", "two"].map((title) => ({title, credit: "", image: "data:,"}));
+        const trigger = (event, {index}) => wished.push(index);
+        lensParts.picker({element, props: {value: {examples, limit: 9}}, trigger, upload: null});
+    }"""
+    )
+    lens.evaluate("document.querySelectorAll('.example').forEach((tile) => tile.click())")
+    lens.clock.fast_forward("00:21")
+    assert lens.evaluate("wished") == [0, 1, 1]
+    lens.clock.fast_forward("00:30")
+    assert lens.evaluate("wished") == [0, 1, 1]
+    lens.clock.fast_forward("00:11")
+    assert lens.evaluate("wished") == [0, 1, 1, 1]
+    lens.evaluate("lensBusy(false)")
+    lens.clock.fast_forward("10:00")
+    assert lens.evaluate("wished") == [0, 1, 1, 1]
+
+
 def test_a_page_that_may_store_nothing_works_all_the_same(page: Any, request: Any) -> None:
     page.add_init_script("Object.defineProperty(globalThis, 'localStorage', {get() { throw 1; }})")
     lens = request.getfixturevalue("lens_page")
