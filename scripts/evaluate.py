@@ -76,10 +76,9 @@ class Common:
 
     def settings(self) -> dict[str, Any]:
         """What a protocol itself is told, by the names of its `evaluate`."""
-        elsewhere = {one.name for one in fields(Common)} - {"random_init"} | {*SOURCES}
-        return {
-            one.name: getattr(self, one.name) for one in fields(self) if one.name not in elsewhere
-        }
+        for_all = {one.name for one in fields(Common)} - {"random_init"}
+        names = [one.name for one in fields(self) if one.name not in {*for_all, *SOURCES}]
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass

@@ -151,8 +151,8 @@ function picker({element, props, trigger, upload}) {
     for (const other of tiles) other.setAttribute("aria-pressed", other === tile);
   };
   let asked = 0;
-  /** Ask for a look, and again while nothing comes of it: now and then Gradio's client loses an answer
-   *  (not only as stream.js says). Asked twice, the server computes once. */
+  /** Ask for a look, and again while nothing comes of it: an answer has been missing without what
+   *  stream.js mends, why is not known. The server keeps what it saw, and does not look twice. */
   const ask = (event, data, patience = LOOK_PATIENCE) => {
     const number = (asked += 1);
     trigger(event, data);

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dino_core.data import Source
 from dino_core.errors import UserError
-from dino_core.evaluation.results import Result, named
+from dino_core.evaluation.results import SHOWN, Result, named
 from dino_core.measures.knn import UNLABELED, ranking_accuracy
 
 MOST_CONFUSIONS = 20
@@ -44,9 +44,9 @@ class ClassesResult(Result):
     train_images: int
     test_images: int
 
-    def confused(self, most: int = 3) -> list[str]:
+    def confused(self) -> list[str]:
         """`church taken for castle: 12`, a line each, for a table."""
-        return [f"{a} taken for {b}: {images:,}" for a, b, images, _ in self.confusions[:most]]
+        return [f"{a} taken for {b}: {images:,}" for a, b, images, _ in self.confusions[:SHOWN]]
 
 
 def labels_as_in(

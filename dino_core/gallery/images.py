@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from dino_core.data import Source
 from dino_core.files import whole_file
+from dino_core.gallery.progress import Progress, silent
 
+STEPS = 100  # of progress, while a source's files are asked for
 IMAGES = "images.parquet"
 COLUMNS = (
     "id",  # stable: stays the same as long as the image is called so
@@ -87,12 +89,15 @@ def read_table(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / IMAGES, page_checksum_verification=True)
 
 
-def source_hash(source: Source) -> str:
+def source_hash(source: Source, progress: Progress = silent, message: str = "") -> str:
     """What tells that a source is still the same: ids, labels, and its files' sizes and times."""
     digest = hashlib.sha256()
+    step = max(1, len(source) // STEPS)
     for index, name in enumerate(source.ids):
         _, size, mtime = file_facts(source, index)
         digest.update(f"{name}\0{size}\0{mtime}\n".encode())
+        if (index + 1) % step == 0 or index + 1 == len(source):
+            progress(index + 1, len(source), message)
     if source.labels is not None:
         digest.update("\0".join(source.classes).encode())
         digest.update(np.ascontiguousarray(source.labels, np.int64).tobytes())

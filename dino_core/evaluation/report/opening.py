@@ -21,7 +21,6 @@ from dino_core.models import Model, load_model
 # What would have to be fetched, or might be.
 FROM_AFAR = ("hf:", "torchvision:", "timm:", "http:", "https:")
 T = TypeVar("T")
-STEPS = 100  # of progress, while one data set is checked
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Opening:
         message = f"Checking {spec}"
         self.progress(0, 1, message)
         source = open_source(spec)
-        return Here(source, source_hash(_Counted(source, self.progress, message)))
+        return Here(source, source_hash(source, self.progress, message))
 
     def _model(self, spec: str) -> Model:
         if _from_afar(spec):
@@ -129,22 +128,3 @@ def _unlike(digest: str, spec: str) -> str:
         f"names, sizes or dates of files in {spec} differ from when the figures were made; "
         "put these back (a copy that keeps dates will do), or judge the model again"
     )
-
-
-class _Counted(Source):
-    """Another source that says how far it is: a hash asks for each image's path once."""
-
-    def __init__(self, source: Source, progress: Progress, message: str) -> None:
-        self.source, self.progress, self.message = source, progress, message
-        self.spec, self.root, self.ids = source.spec, source.root, source.ids
-        self.labels, self.classes = source.labels, source.classes
-        self.step = max(1, len(source) // STEPS)
-
-    def read(self, i: int) -> bytes:
-        return self.source.read(i)
-
-    def path(self, i: int) -> Path | None:
-        done = i + 1
-        if done % self.step == 0 or done == len(self):
-            self.progress(done, len(self), self.message)
-        return self.source.path(i)
